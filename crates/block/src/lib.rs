@@ -1,0 +1,17 @@
+//! The nouns that every part of Mayastor shares: block ranges, buffers, requests, outcomes, tickets, limits.
+//!
+//! Nothing here does I/O, reads a clock or owns a thread.
+#![forbid(unsafe_code)]
+
+mod buf;
+mod fault;
+pub mod limits;
+mod request;
+mod ticket;
+mod units;
+
+pub use buf::{Buf, BufMut, Data, PAGE_SIZE};
+pub use fault::Fault;
+pub use request::{Durability, Features, Geometry, Outcome, Request};
+pub use ticket::{Ticket, at_world_end};
+pub use units::{BlockRange, BlockSize, Blocks, Bytes, Generation, Instant, Lba};

@@ -1,0 +1,28 @@
+//! Everything has a limit; all of them are here, so that nobody meets one by surprise.
+
+/// The longest name of a pool or replica, in bytes.
+pub const NAME_BYTES: usize = 63;
+/// Disks in one pool.
+pub const POOL_DISKS: usize = 64;
+/// Replicas in one pool.
+pub const POOL_REPLICAS: usize = 10_000;
+/// Members (children) of one nexus.
+pub const NEXUS_MEMBERS: usize = 16;
+/// Requests in flight in one nexus; more wait in order.
+pub const NEXUS_FLIGHTS: usize = 4096;
+/// Bytes in one request on the data path.
+pub const TRANSFER_BYTES: usize = 1 << 20;
+/// Subsystems that one target exports, discovery not counted.
+pub const SUBSYSTEMS: usize = 4096;
+/// Connections that one target accepts.
+pub const CONNECTIONS: usize = 4096;
+/// I/O queues of one controller.
+pub const IO_QUEUES: u16 = 64;
+/// Entries of one I/O queue (NVMe's SQSIZE + 1).
+pub const QUEUE_ENTRIES: u16 = 128;
+/// Entries of the admin queue.
+pub const ADMIN_QUEUE_ENTRIES: u16 = 32;
+/// Outstanding asynchronous event requests of one controller.
+pub const ASYNC_EVENTS: usize = 4;
+/// Bytes of payload inside a command capsule.
+pub const IN_CAPSULE_BYTES: usize = 8192;

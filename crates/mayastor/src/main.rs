@@ -1,0 +1,2 @@
+//! Mayastor: replicated block storage for containers.
+fn main() {}

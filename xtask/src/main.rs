@@ -1,0 +1,2 @@
+//! Every chore of the repository under one roof.
+fn main() {}
