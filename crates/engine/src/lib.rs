@@ -1,1 +1,7 @@
+//! A storage node: pools, replicas, nexuses and their exports, assembled over whichever world `host` stands for.
 //!
+//! [`node::Node`] is the whole of it: typed async calls in, [`model`] types out. It knows no gRPC and no threads.
+#![forbid(unsafe_code)]
+
+pub mod model;
+pub mod node;
