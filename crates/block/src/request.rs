@@ -65,10 +65,8 @@ impl Request {
 
     /// Checks the request against the device that it is meant for: range, payload length, features.
     pub fn check(&self, geometry: &Geometry) -> Result<(), Fault> {
-        if let Some(range) = self.range() {
-            if range.is_empty() || !range.fits(geometry.blocks) {
-                return Err(Fault::OutOfRange);
-            }
+        if self.range().is_some_and(|range| range.is_empty() || !range.fits(geometry.blocks)) {
+            return Err(Fault::OutOfRange);
         }
         match self {
             Request::Write { range, data, .. } if data.len() as u64 != geometry.block_size.bytes_of(range.len).0 => {

@@ -16,6 +16,8 @@ use crate::world::World;
 
 /// The contents of one atomic unit.
 pub type Unit = Rc<[u8]>;
+/// The units of one write, by index; `None` clears one.
+type Units = [(u64, Option<Unit>)];
 
 enum Step {
     WriteSubmitted { disk: usize, number: u64, units: Vec<(u64, Option<Unit>)> },
@@ -185,10 +187,10 @@ impl Log {
     fn at(&self, step: usize, power: bool) -> (Vec<DiskImage>, Vec<Uncertain>, Vec<String>) {
         let mut images: Vec<DiskImage> = self.recording.disks.iter().map(|(_, _, image)| image.clone()).collect();
         let mut hard_sequence: BTreeMap<(usize, u64), u64> = BTreeMap::new();
-        let mut writes: BTreeMap<(usize, u64), (&[(u64, Option<Unit>)], bool)> = BTreeMap::new();
+        let mut writes: BTreeMap<(usize, u64), (&Units, bool)> = BTreeMap::new();
         let mut covers: BTreeMap<(usize, u64), BTreeSet<u64>> = BTreeMap::new();
         let mut marks = Vec::new();
-        let mut harden = |images: &mut Vec<DiskImage>, disk: usize, number: u64, units: &[(u64, Option<Unit>)]| {
+        let mut harden = |images: &mut Vec<DiskImage>, disk: usize, number: u64, units: &Units| {
             for (index, unit) in units {
                 let newest = hard_sequence.entry((disk, *index)).or_default();
                 if *newest <= number {
@@ -206,10 +208,9 @@ impl Log {
                     if let Some(write) = writes.get_mut(&(*disk, *number)) {
                         write.1 = true;
                     }
-                    if !power || *durability == Durability::Durable {
-                        if let Some((units, _)) = writes.remove(&(*disk, *number)) {
-                            harden(&mut images, *disk, *number, units);
-                        }
+                    let hard = !power || *durability == Durability::Durable;
+                    if let Some((units, _)) = hard.then(|| writes.remove(&(*disk, *number))).flatten() {
+                        harden(&mut images, *disk, *number, units);
                     }
                 }
                 Step::FlushSubmitted { disk, number } => {
