@@ -1,2 +1,44 @@
-//! Every chore of the repository under one roof.
-fn main() {}
+//! Every chore of the repository under one roof: `cargo xtask --help`.
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "a tool for developers, outside the product")]
+
+mod layers;
+mod packages;
+mod shell;
+mod test;
+
+use clap::{Parser, Subcommand};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The chores of this repository")]
+struct Args {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Run everything that CI runs; or, with options, only some suites
+    Test(test::Args),
+    /// Check that each crate uses only the crates that its layer allows
+    Layers,
+    /// The quick checks before a push: formatting, lints, layers, unit tests
+    Prepush,
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Args::parse().chore {
+        Chore::Test(args) => test::run(&args),
+        Chore::Layers => layers::check(),
+        Chore::Prepush => test::prepush(),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! The Debian packages that the suites need; building Mayastor needs none.
+
+use std::path::Path;
+
+use crate::{Result, shell};
+
+/// A program that tells whether a package is there, and the package.
+const GUEST: &[(&str, &str)] = &[
+    ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
+    ("/usr/bin/busybox", "busybox-static"),
+    ("/usr/bin/cpio", "cpio"),
+    ("/usr/bin/kmod", "kmod"),
+    ("/usr/bin/zstd", "zstd"),
+    ("/usr/bin/xz", "xz-utils"),
+    ("/usr/sbin/nvme", "nvme-cli"),
+    ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
+    ("/usr/sbin/mkfs.xfs", "xfsprogs"),
+    ("/usr/bin/fio", "fio"),
+];
+
+/// Installs what the guest suite lacks.
+pub fn for_guest() -> Result<()> {
+    install(GUEST)
+}
+
+fn install(wanted: &[(&str, &str)]) -> Result<()> {
+    // The guest's kernel is looked up in the package lists, so they must be there even when nothing is to be installed.
+    let lists = std::fs::read_dir("/var/lib/apt/lists").is_ok_and(|d| d.flatten().any(|f| f.path().is_file()));
+    let missing: Vec<&str> = wanted.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, p)| *p).collect();
+    if missing.is_empty() && lists {
+        return Ok(());
+    }
+    println!("installing {}", if missing.is_empty() { "the package lists".into() } else { missing.join(" ") });
+    let (program, first): (&str, &[&str]) = if is_root() { ("apt-get", &[]) } else { ("sudo", &["apt-get"]) };
+    shell::run(program, &[first, &["update", "-qq"]].concat())?;
+    if !missing.is_empty() {
+        shell::run(program, &[first, &["install", "-y", "-qq", "--no-install-recommends"], &missing[..]].concat())?;
+    }
+    Ok(())
+}
+
+fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|s| s.lines().any(|l| l.starts_with("Uid:\t0\t")))
+}
