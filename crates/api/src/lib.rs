@@ -1,1 +1,27 @@
+//! The wire schemas and the types, clients and servers that are generated from them.
 //!
+//! Every message can be serialised as JSON or YAML with the names of its fields; enums appear as lower-case words.
+#![forbid(unsafe_code)]
+
+mod words;
+
+pub use words::Word;
+
+/// The API of Mayastor v0.3.0 (package `mayastor`): `Mayastor` and `BdevRpc`.
+#[allow(missing_docs, clippy::all, reason = "generated from proto/mayastor.proto, which has the comments")]
+pub mod v0 {
+    tonic::include_proto!("mayastor");
+}
+
+/// What Mayastor's own parts say beyond it (package `mayastor.v1`): `Engine`, `Registry` and `Control`.
+#[allow(missing_docs, clippy::all, reason = "generated from proto/mayastor_v1.proto, which has the comments")]
+pub mod v1 {
+    tonic::include_proto!("mayastor.v1");
+}
+
+/// The port of an engine's gRPC services.
+pub const ENGINE_PORT: u16 = 10124;
+/// The port of the control plane's gRPC services.
+pub const CONTROL_PORT: u16 = 10125;
+/// The port of the NVMe/TCP target, for replicas and nexuses alike.
+pub const NVME_PORT: u16 = 8420;

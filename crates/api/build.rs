@@ -1,0 +1,29 @@
+//! Compiles the wire schemas with a Rust protobuf compiler, so that building needs no `protoc`.
+
+/// Fields that hold an enum: their generated Rust type is `i32`, programs that read JSON shall see the word.
+const ENUM_FIELDS: &[(&str, &str)] = &[
+    ("mayastor.CreatePoolRequest.io_if", "v0::PoolIoIf"),
+    ("mayastor.Pool.state", "v0::PoolState"),
+    ("mayastor.CreateReplicaRequest.share", "v0::ShareProtocolReplica"),
+    ("mayastor.ShareReplicaRequest.share", "v0::ShareProtocolReplica"),
+    ("mayastor.Replica.share", "v0::ShareProtocolReplica"),
+    ("mayastor.Child.state", "v0::ChildState"),
+    ("mayastor.Nexus.state", "v0::NexusState"),
+    ("mayastor.PublishNexusRequest.share", "v0::ShareProtocolNexus"),
+    ("mayastor.ChildNexusRequest.action", "v0::ChildAction"),
+    ("mayastor.v1.Pool.state", "v1::PoolState"),
+    ("mayastor.v1.Nexus.state", "v1::NexusState"),
+    ("mayastor.v1.Child.state", "v1::ChildState"),
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=proto");
+    let schemas = protox::compile(["mayastor.proto", "mayastor_v1.proto"], ["proto"])?;
+    let mut builder = tonic_prost_build::configure().type_attribute(".", "#[derive(serde::Serialize)]");
+    for (field, kind) in ENUM_FIELDS {
+        let attribute = format!("#[serde(serialize_with = \"crate::words::serialize::<crate::{kind}, _>\")]");
+        builder = builder.field_attribute(*field, attribute);
+    }
+    builder.compile_fds(schemas)?;
+    Ok(())
+}
