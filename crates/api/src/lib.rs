@@ -8,13 +8,23 @@ mod words;
 pub use words::Word;
 
 /// The API of Mayastor v0.3.0 (package `mayastor`): `Mayastor` and `BdevRpc`.
-#[allow(missing_docs, clippy::all, reason = "generated from proto/mayastor.proto, which has the comments")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::too_many_lines,
+    reason = "generated from proto/mayastor.proto, which has the comments"
+)]
 pub mod v0 {
     tonic::include_proto!("mayastor");
 }
 
 /// What Mayastor's own parts say beyond it (package `mayastor.v1`): `Engine`, `Registry` and `Control`.
-#[allow(missing_docs, clippy::all, reason = "generated from proto/mayastor_v1.proto, which has the comments")]
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::too_many_lines,
+    reason = "generated from proto/mayastor_v1.proto, which has the comments"
+)]
 pub mod v1 {
     tonic::include_proto!("mayastor.v1");
 }
