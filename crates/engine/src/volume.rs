@@ -1,0 +1,15 @@
+//! A mirrored volume as a block device: drives the pure machine of crate `nexus` over real disks.
+//!
+//! The rules are in docs/replication.md. This module finds labels and ledgers on the children, decides with
+//! `nexus::open` whether the volume may be served, and then moves requests, completions and timers in and out of the
+//! machine, with one task for the volume and none per request.
+
+mod api;
+
+pub use api::{
+    ChildInfo, ChildSpec, ChildState, LedgerError, LedgerStore, NexusError, NexusEvent, NexusInfo, NexusSpec,
+    NexusState, NoStore, RebuildInfo, Settings, StoredLedger,
+};
+mod driver;
+
+pub use driver::Nexus;
