@@ -141,6 +141,11 @@ impl Buf {
         Buf { whole: self.whole.clone(), start: self.start + range.start, len: range.end - range.start }
     }
 
+    /// How many bytes of memory the view keeps alive: the length of the whole buffer.
+    pub fn whole_len(&self) -> usize {
+        self.whole.len
+    }
+
     /// Whether the view begins on an address that is a multiple of `align` (a power of two up to [`PAGE_SIZE`]).
     pub fn is_aligned(&self, align: usize) -> bool {
         self.start.is_multiple_of(align)

@@ -1,0 +1,372 @@
+//! Device URIs: one parser for pool disks, nexus children, the bdev calls and the configuration file.
+//!
+//! | form | device |
+//! |---|---|
+//! | `aio:///path`, `uring:///path`, `/path` | a file or block device |
+//! | `malloc:///name?size_mb=N` or `?num_blocks=N` | memory |
+//! | `nvmf://host[:port]/nqn` (port 4420 when absent) | a namespace of an NVMe/TCP target |
+//! | `bdev:///name`, `loopback:///name` | a device that the node has already: a replica, an open device |
+//!
+//! All take `blk_size` (512 or 4096) and `uuid`. What is not understood is an error: a typo in a parameter must not be
+//! silently ignored. Nothing is percent-decoded: names and paths are taken as they are written.
+
+use std::fmt;
+
+use block::{BlockSize, Bytes};
+use uuid::Uuid;
+
+use crate::model::Error;
+
+/// The port of an NVMe/TCP target when a URI names none.
+pub const DEFAULT_NVMF_PORT: u16 = 4420;
+/// The largest memory device: 16 TiB.
+const MALLOC_BYTES: u64 = 16 << 40;
+
+/// What a URI names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// A file or block device.
+    File {
+        /// Its absolute path.
+        path: String,
+    },
+    /// Memory of this process.
+    Malloc {
+        /// Its name.
+        name: String,
+        /// Its size; a whole number of blocks, not zero.
+        size: Bytes,
+    },
+    /// A remote namespace.
+    Nvmf {
+        /// Host name or address; an IPv6 address without brackets.
+        host: String,
+        /// TCP port.
+        port: u16,
+        /// The subsystem.
+        nqn: String,
+    },
+    /// A device that the node has already.
+    Bdev {
+        /// Its name.
+        name: String,
+    },
+}
+
+/// A device URI that was understood.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeviceUri {
+    text: String,
+    /// What it names.
+    pub device: Device,
+    /// The block size that it asks for.
+    pub block_size: Option<BlockSize>,
+    /// The uuid that it asks for.
+    pub uuid: Option<Uuid>,
+}
+
+#[derive(Default)]
+struct Parameters {
+    block_size: Option<BlockSize>,
+    uuid: Option<Uuid>,
+    size_mb: Option<u64>,
+    num_blocks: Option<u64>,
+}
+
+fn wrong(uri: &str, why: impl fmt::Display) -> Error {
+    Error::invalid(format!("device URI '{uri}': {why}"))
+}
+
+impl DeviceUri {
+    /// Reads a device URI or a plain absolute path.
+    pub fn parse(uri: &str) -> Result<DeviceUri, Error> {
+        if uri.chars().any(|c| c.is_control()) {
+            return Err(wrong(&uri.escape_default().to_string(), "it contains a control character"));
+        }
+        if uri.starts_with('/') {
+            let device = Device::File { path: file_path(uri, uri)? };
+            return Ok(DeviceUri { text: uri.into(), device, block_size: None, uuid: None });
+        }
+        let Some((scheme, rest)) = uri.split_once("://") else {
+            return Err(wrong(uri, "neither an absolute path nor a URI such as aio:///path or nvmf://host:port/nqn"));
+        };
+        let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+        if place.contains('#') {
+            return Err(wrong(uri, "a '#' part is not understood"));
+        }
+        let parameters = Parameters::parse(uri, scheme, query)?;
+        let device = match scheme {
+            "aio" | "uring" => Device::File { path: file_path(uri, local(uri, place)?)? },
+            "malloc" => {
+                let name = local(uri, place)?.trim_start_matches('/');
+                Device::Malloc { name: device_name(uri, name)?, size: parameters.malloc_size(uri)? }
+            }
+            "nvmf" => remote(uri, place)?,
+            "bdev" | "loopback" => Device::Bdev { name: device_name(uri, local(uri, place)?.trim_start_matches('/'))? },
+            "pcie" | "iscsi" => return Err(wrong(uri, format!("{scheme} devices are not supported yet"))),
+            _ => {
+                let known = "aio, uring, malloc, nvmf, bdev, loopback";
+                return Err(wrong(uri, format!("unknown scheme '{scheme}' (known: {known})")));
+            }
+        };
+        Ok(DeviceUri { text: uri.into(), device, block_size: parameters.block_size, uuid: parameters.uuid })
+    }
+
+    /// The URI as it was given.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The name under which the device is registered: the path, the memory's name, `host:port/nqn` with `n1`.
+    pub fn name(&self) -> String {
+        match &self.device {
+            Device::File { path } => path.clone(),
+            Device::Malloc { name, .. } | Device::Bdev { name } => name.clone(),
+            Device::Nvmf { nqn, .. } => format!("{}/{nqn}n1", self.place()),
+        }
+    }
+
+    /// The complete URI that makes the same device again: with scheme, port, block size and, when there is one, uuid.
+    pub fn canonical(&self) -> String {
+        let mut query = Vec::new();
+        let base = match &self.device {
+            Device::File { path } => {
+                let scheme = if self.text.starts_with("uring:") { "uring" } else { "aio" };
+                format!("{scheme}://{path}")
+            }
+            Device::Malloc { name, size } => {
+                let block_size = self.block_size.unwrap_or(BlockSize::B512);
+                query.push(format!("num_blocks={}", block_size.blocks_in(*size)));
+                format!("malloc:///{name}")
+            }
+            Device::Nvmf { nqn, .. } => format!("nvmf://{}/{nqn}", self.place()),
+            Device::Bdev { name } => format!("bdev:///{name}"),
+        };
+        query.extend(self.block_size.map(|b| format!("blk_size={}", b.bytes())));
+        query.extend(self.uuid.map(|u| format!("uuid={u}")));
+        if query.is_empty() { base } else { format!("{base}?{}", query.join("&")) }
+    }
+
+    fn place(&self) -> String {
+        match &self.device {
+            Device::Nvmf { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
+            Device::Nvmf { host, port, .. } => format!("{host}:{port}"),
+            _ => String::new(),
+        }
+    }
+}
+
+impl fmt::Display for DeviceUri {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl Parameters {
+    fn parse(uri: &str, scheme: &str, query: &str) -> Result<Parameters, Error> {
+        let mut parameters = Parameters::default();
+        let mut seen = Vec::new();
+        for pair in query.split('&').filter(|p| !p.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
+            if seen.contains(&key) {
+                return Err(wrong(uri, format!("parameter '{key}' is given twice")));
+            }
+            seen.push(key);
+            let number = || value.parse::<u64>().map_err(|_| wrong(uri, format!("{key}='{value}' is not a number")));
+            match key {
+                "blk_size" => {
+                    let size = u32::try_from(number()?).ok().and_then(BlockSize::from_bytes);
+                    let size = size.ok_or_else(|| wrong(uri, format!("blk_size={value} is neither 512 nor 4096")))?;
+                    parameters.block_size = Some(size);
+                }
+                "uuid" => {
+                    let uuid = Uuid::parse_str(value);
+                    parameters.uuid = Some(uuid.map_err(|_| wrong(uri, format!("uuid='{value}' is not a uuid")))?);
+                }
+                "size_mb" if scheme == "malloc" => parameters.size_mb = Some(number()?),
+                "num_blocks" if scheme == "malloc" => parameters.num_blocks = Some(number()?),
+                _ => return Err(wrong(uri, format!("unknown parameter '{key}'"))),
+            }
+        }
+        Ok(parameters)
+    }
+
+    fn malloc_size(&self, uri: &str) -> Result<Bytes, Error> {
+        let block_size = u64::from(self.block_size.unwrap_or(BlockSize::B512).bytes());
+        let size = match (self.size_mb.unwrap_or(0), self.num_blocks.unwrap_or(0)) {
+            (0, 0) => return Err(wrong(uri, "size_mb or num_blocks is missing")),
+            (mb, 0) => mb.checked_mul(1 << 20),
+            (0, blocks) => blocks.checked_mul(block_size),
+            _ => return Err(wrong(uri, "size_mb and num_blocks exclude each other")),
+        };
+        match size {
+            Some(size) if size <= MALLOC_BYTES => Ok(Bytes(size)),
+            _ => Err(wrong(uri, "the size is above 16 TiB")),
+        }
+    }
+}
+
+/// The path of a URI that must have no host.
+fn local<'a>(uri: &str, place: &'a str) -> Result<&'a str, Error> {
+    match place {
+        "" | "/" => Err(wrong(uri, "the name after :/// is missing")),
+        _ if place.starts_with('/') => Ok(place),
+        _ => Err(wrong(uri, "there must be three slashes before the name, as in aio:///dev/sda")),
+    }
+}
+
+fn file_path(uri: &str, path: &str) -> Result<String, Error> {
+    if path.ends_with('/') { Err(wrong(uri, "the path names a directory")) } else { Ok(path.into()) }
+}
+
+fn device_name(uri: &str, name: &str) -> Result<String, Error> {
+    if name.is_empty() || name.ends_with('/') || name.split('/').any(str::is_empty) {
+        return Err(wrong(uri, "the name after :/// is missing or has an empty part"));
+    }
+    Ok(name.into())
+}
+
+fn remote(uri: &str, place: &str) -> Result<Device, Error> {
+    let Some((authority, nqn)) = place.split_once('/') else {
+        return Err(wrong(uri, "the NQN after the host is missing"));
+    };
+    if nqn.is_empty() || nqn.contains('/') {
+        return Err(wrong(uri, "after the host there must be an NQN and nothing else"));
+    }
+    if nqn.len() > 223 {
+        return Err(wrong(uri, "the NQN is longer than 223 bytes"));
+    }
+    let (host, port) = match authority.strip_prefix('[') {
+        Some(v6) => match v6.split_once(']') {
+            Some((host, "")) => (host, None),
+            Some((host, port)) => (host, Some(port.strip_prefix(':').unwrap_or("?"))),
+            None => return Err(wrong(uri, "the ']' after the IPv6 address is missing")),
+        },
+        None => match authority.split_once(':') {
+            Some((host, port)) => (host, Some(port)),
+            None => (authority, None),
+        },
+    };
+    if host.is_empty() || host.contains(['@', '[', ']', ' ']) {
+        return Err(wrong(uri, "the host is missing or malformed"));
+    }
+    let port = match port {
+        None => DEFAULT_NVMF_PORT,
+        Some(text) => match text.parse::<u16>() {
+            Ok(port) if port != 0 => port,
+            _ => return Err(wrong(uri, format!("'{text}' is not a port (1 to 65535)"))),
+        },
+    };
+    Ok(Device::Nvmf { host: host.into(), port, nqn: nqn.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ok(uri: &str) -> DeviceUri {
+        DeviceUri::parse(uri).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    #[test]
+    fn every_form() {
+        assert_eq!(ok("aio:///dev/sda").device, Device::File { path: "/dev/sda".into() });
+        assert_eq!(ok("uring:///a/b?blk_size=4096").block_size, Some(BlockSize::B4096));
+        assert_eq!(ok("/tmp/a?b").name(), "/tmp/a?b");
+        let malloc = ok("malloc:///m0?size_mb=8192&uuid=4a9ff0d3-5d26-4b4a-9d1e-0e0f7b5f6f11");
+        assert_eq!(malloc.device, Device::Malloc { name: "m0".into(), size: Bytes(8 << 30) });
+        assert!(malloc.uuid.is_some());
+        assert_eq!(
+            ok("malloc:///m?num_blocks=3&blk_size=4096").device,
+            Device::Malloc { name: "m".into(), size: Bytes(12288) }
+        );
+        let foreign = ok("nvmf://10.0.0.1/nqn.2019-05.io.openebs:x");
+        assert_eq!(foreign.name(), "10.0.0.1:4420/nqn.2019-05.io.openebs:xn1");
+        let v6 = ok("nvmf://[::1]:8420/nqn.a");
+        assert_eq!(v6.device, Device::Nvmf { host: "::1".into(), port: 8420, nqn: "nqn.a".into() });
+        assert_eq!(v6.canonical(), "nvmf://[::1]:8420/nqn.a");
+        assert_eq!(ok("bdev:///a/b").name(), "a/b");
+        assert_eq!(ok("loopback:///a").device, Device::Bdev { name: "a".into() });
+    }
+
+    #[test]
+    fn wrong_ones_say_what_and_where() {
+        for (uri, part) in [
+            ("", "neither an absolute path"),
+            ("dev/sda", "neither an absolute path"),
+            ("foo:///x", "unknown scheme 'foo'"),
+            ("aio://dev/sda", "three slashes"),
+            ("aio:///", "missing"),
+            ("aio:///dev/", "directory"),
+            ("aio:///dev/sda?blk_size=1024", "neither 512 nor 4096"),
+            ("aio:///dev/sda?blk_size=x", "not a number"),
+            ("aio:///dev/sda?blksize=512", "unknown parameter 'blksize'"),
+            ("aio:///dev/sda?blk_size=512&blk_size=512", "twice"),
+            ("aio:///dev/sda?uuid=1", "not a uuid"),
+            ("aio:///dev/sda?size_mb=1", "unknown parameter 'size_mb'"),
+            ("malloc:///m", "size_mb or num_blocks"),
+            ("malloc:///?size_mb=1", "missing"),
+            ("malloc:///m?size_mb=0", "size_mb or num_blocks"),
+            ("malloc:///m?size_mb=1&num_blocks=1", "exclude"),
+            ("malloc:///m?size_mb=18446744073709551615", "16 TiB"),
+            ("malloc:///m?size_mb=-1", "not a number"),
+            ("nvmf://host", "NQN"),
+            ("nvmf://host/", "NQN"),
+            ("nvmf://host/nqn/2", "NQN"),
+            ("nvmf:///nqn", "host"),
+            ("nvmf://host:0/nqn", "not a port"),
+            ("nvmf://host:65536/nqn", "not a port"),
+            ("nvmf://[::1/nqn", "']'"),
+            ("nvmf://[::1]8420/nqn", "not a port"),
+            ("bdev:///", "missing"),
+            ("bdev:///a//b", "empty part"),
+            ("pcie:///0000:03:00.0", "not supported yet"),
+            ("iscsi://host/iqn", "not supported yet"),
+            ("aio:///a#b", "'#'"),
+        ] {
+            let error = DeviceUri::parse(uri).expect_err(uri);
+            assert_eq!(error.kind, crate::model::ErrorKind::InvalidArgument, "{uri}");
+            assert!(error.message.contains(part) && error.message.contains(uri), "{uri}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_understood_or_refused(text in ".*") {
+            let _ = DeviceUri::parse(&text);
+        }
+        #[test]
+        fn any_near_miss_is_understood_or_refused(
+            scheme in "(aio|uring|malloc|nvmf|bdev|loopback)",
+            rest in "[/a-z\\[\\]:?&=0-9#._]{0,40}",
+        ) {
+            let _ = DeviceUri::parse(&format!("{scheme}://{rest}"));
+        }
+        #[test]
+        fn the_canonical_form_means_the_same(
+            name in "[a-z]{1,8}(/[a-z0-9.]{1,8}){0,2}",
+            blocks in 1u64..1 << 32,
+            big in any::<bool>(),
+            id in any::<Option<u128>>(),
+            form in 0..5,
+        ) {
+            let uuid = id.map(|i| format!("&uuid={}", Uuid::from_u128(i))).unwrap_or_default();
+            let query = format!("blk_size={}{uuid}", if big { 4096 } else { 512 });
+            let text = match form {
+                0 => format!("aio:///{name}?{query}"),
+                1 => format!("uring:///{name}?{query}"),
+                2 => format!("malloc:///{name}?num_blocks={blocks}&{query}"),
+                3 => format!("nvmf://{}/nqn.x:{}?{query}", name.replace('/', "-"), name.replace('/', "-")),
+                _ => format!("bdev:///{name}?{query}"),
+            };
+            let first = ok(&text);
+            let again = ok(&first.canonical());
+            prop_assert_eq!(&first.device, &again.device);
+            prop_assert_eq!(first.block_size, again.block_size);
+            prop_assert_eq!(first.uuid, again.uuid);
+            prop_assert_eq!(first.name(), again.name());
+        }
+    }
+}
