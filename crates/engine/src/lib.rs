@@ -3,9 +3,11 @@
 //! [`node::Node`] is the whole of it: typed async calls in, [`model`] types out. It knows no gRPC and no threads.
 #![forbid(unsafe_code)]
 
+pub mod config;
 pub mod load;
 pub mod malloc;
 pub mod model;
 pub mod node;
+pub mod settings;
 pub mod uri;
 pub mod volume;
