@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
@@ -23,6 +24,8 @@ struct Ready {
 
 struct TaskWaker {
     id: TaskId,
+    /// Whether the task stands in the queue already.
+    queued: AtomicBool,
     ready: Arc<Ready>,
 }
 
@@ -31,19 +34,17 @@ impl Wake for TaskWaker {
         self.wake_by_ref();
     }
     fn wake_by_ref(self: &Arc<Self>) {
-        let mut ids = self.ready.ids.lock().expect("nobody panics with this lock");
-        if !ids.contains(&self.id) {
-            ids.push_back(self.id);
+        if !self.queued.swap(true, Ordering::AcqRel) {
+            self.ready.ids.lock().expect("nobody panics with this lock").push_back(self.id);
+            (self.ready.unpark)();
         }
-        drop(ids);
-        (self.ready.unpark)();
     }
 }
 
 #[derive(Default)]
 struct Tasks {
     /// `None` while the task is being polled.
-    by_id: BTreeMap<TaskId, (Option<Task>, Waker)>,
+    by_id: BTreeMap<TaskId, (Option<Task>, Arc<TaskWaker>)>,
     next: TaskId,
 }
 
@@ -121,7 +122,7 @@ impl Spawner {
             let mut tasks = self.tasks.borrow_mut();
             let id = tasks.next;
             tasks.next += 1;
-            let waker = Waker::from(Arc::new(TaskWaker { id, ready: self.ready.clone() }));
+            let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(true), ready: self.ready.clone() });
             tasks.by_id.insert(id, (Some(Box::pin(task)), waker));
             id
         };
@@ -132,7 +133,9 @@ impl Spawner {
     fn poll(&self, id: TaskId) {
         let taken = self.tasks.borrow_mut().by_id.get_mut(&id).map(|(task, waker)| (task.take(), waker.clone()));
         let Some((Some(mut task), waker)) = taken else { return };
-        if task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+        // Cleared first: a wake during the poll queues the task again.
+        waker.queued.store(false, Ordering::Release);
+        if task.as_mut().poll(&mut Context::from_waker(&Waker::from(waker))).is_ready() {
             let ended = self.tasks.borrow_mut().by_id.remove(&id);
             drop(ended);
         } else if let Some(slot) = self.tasks.borrow_mut().by_id.get_mut(&id) {
