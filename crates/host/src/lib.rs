@@ -4,6 +4,7 @@
 //! data runs unchanged on both.
 #![forbid(unsafe_code)]
 
+pub mod conformance;
 mod disk;
 mod executor;
 mod queue;
