@@ -1,1 +1,36 @@
+//! The planner: what to do next so that the volumes become what was asked for.
 //!
+//! [`plan`] is a pure function. What was asked for and what is recorded ([`Desired`]), what the nodes report
+//! ([`Observed`]) and the time go in; [`Action`]s come out. It remembers nothing: after a crash, or when an action failed,
+//! it is simply asked again. Every action is idempotent, and planning again after all actions have been carried out gives
+//! none. [`safety::allow`] judges each action once more, independently of the reasons for it, and refuses whatever could
+//! cost the last good copy of a volume.
+#![forbid(unsafe_code)]
+
+mod action;
+mod model;
+mod place;
+pub mod safety;
+mod standing;
+mod volume;
+
+pub use action::Action;
+pub use model::{
+    Child, ChildState, Desired, Ledger, Life, Nexus, NexusState, Node, Observed, Pool, PoolId, PoolState, Publish,
+    Reach, Replica, ReplicaLife, SeenReplica, Settings, Volume,
+};
+pub use place::{Room, replica_size};
+pub use standing::{Presence, Standing, presence, standing};
+
+/// What to do now. Actions of one volume stand together, in the order in which they are to be carried out; when one of
+/// them fails, the rest of that volume's are dropped and the planner is asked again. At most one set of a volume may be
+/// under way at a time; sets of different volumes are independent. `now_ms` runs on the clock of the times in `observed`.
+pub fn plan(desired: &Desired, observed: &Observed, now_ms: u64, settings: &Settings) -> Vec<Action> {
+    let mut room = Room::new(desired, observed);
+    let mut actions = Vec::new();
+    for id in desired.volumes.keys() {
+        let wanted = volume::plan(*id, desired, observed, now_ms, settings, &mut room);
+        actions.extend(wanted.into_iter().filter(|a| safety::allow(a, desired, observed).is_ok()));
+    }
+    actions
+}
