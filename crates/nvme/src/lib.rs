@@ -13,6 +13,7 @@ pub mod completion;
 pub mod digest;
 pub mod fabrics;
 pub mod identify;
+pub mod initiator;
 pub mod log;
 pub mod nqn;
 pub mod pdu;
