@@ -11,6 +11,7 @@ use crate::model::{
     BdevInfo, CreateNexus, CreatePool, CreateReplica, Error, NexusInfo, NodeReport, PoolInfo, Protocol, RebuildInfo,
     ReplicaInfo, ReplicaStats, SettingInfo,
 };
+use crate::volume::LedgerStore;
 
 /// How a node is started.
 pub struct NodeOptions {
@@ -22,6 +23,8 @@ pub struct NodeOptions {
     pub nvmf_advertised: Option<String>,
     /// The configuration file (YAML). Without one nothing survives the process.
     pub config_path: Option<PathBuf>,
+    /// Where managed nexuses record their ledgers: the control plane. Without one, managed nexuses are refused.
+    pub managed_ledgers: Option<Rc<dyn LedgerStore>>,
 }
 
 /// A storage node. All calls may run at the same time; calls on one object wait for each other.
