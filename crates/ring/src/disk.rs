@@ -24,7 +24,8 @@ pub(crate) struct File {
     opened: Opened,
     /// Ways to clear blocks that the file system has refused; not tried again.
     refused: [Cell<bool>; 2],
-    /// Linux reports a failed flush once and then forgets the lost writes. We don't: see [`Job::landed`].
+    /// Linux reports a failed flush once, forgets which writes were lost, and lets the next flush succeed. We don't: no
+    /// flush succeeds any more until the disk is opened again.
     flush_failed: Cell<bool>,
 }
 
@@ -210,18 +211,20 @@ impl Job {
             self.attempts += 1;
             return self.start(core, action);
         }
-        if let (Action::Allocate { .. }, Work::Clear { way, .. }) = (&action, &mut self.work) {
-            if !matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::NODEV | Errno::NXIO) {
+        let is_final = matches!(errno, Errno::NOSPC | Errno::DQUOT | Errno::NODEV | Errno::NXIO);
+        match (&action, &mut self.work) {
+            // A file system that refuses, for whatever reason, takes plain zeroes instead.
+            (Action::Allocate { .. }, Work::Clear { way, .. }) if !is_final => {
                 if matches!(errno, Errno::OPNOTSUPP | Errno::NOSYS) {
                     self.file.refused[*way as usize].set(true);
                 }
                 *way = way.next();
                 return self.clear(core);
             }
-        }
-        let is_durable = matches!(action, Action::Sync | Action::Write { durable: true, .. });
-        if is_durable && errno != Errno::NOSPC {
-            self.file.flush_failed.set(true);
+            (Action::Sync, _) => self.file.flush_failed.set(true),
+            // Without direct I/O a durable write is a write to the page cache and a flush.
+            (Action::Write { durable: true, .. }, _) if !self.file.opened.is_direct => self.file.flush_failed.set(true),
+            _ => (),
         }
         let fault = self.file.fault(errno);
         self.answer(Err(fault));

@@ -78,7 +78,8 @@ impl TcpStream {
     }
 
     async fn recv(&self, mut buf: BufMut, from: usize, max: usize) -> (BufMut, io::Result<usize>) {
-        assert!(max > 0 && from + max <= buf.len(), "a receive of 1 to {max} bytes at {from} into {}", buf.len());
+        let max = max.min(buf.len().saturating_sub(from));
+        assert!(max > 0, "a receive of no bytes");
         if self.end.get() == End::Shut || self.core.is_closed() {
             return (buf, Err(io::ErrorKind::NotConnected.into()));
         }

@@ -30,6 +30,8 @@ pub(crate) struct Opened {
     pub(crate) geometry: Geometry,
     pub(crate) kind: Kind,
     pub(crate) writable: bool,
+    /// Whether requests go around Linux's page cache.
+    pub(crate) is_direct: bool,
     /// Alignment that payload memory needs, in bytes.
     pub(crate) align: usize,
     pub(crate) label: String,
@@ -43,11 +45,11 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<(OwnedFd, Opene
     if writable && kind == Kind::Regular {
         claimed(|| rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive))?;
     }
-    let (fd, align) = match is_direct.then(|| direct_limits(&fd, path, kind, options.block_size)).transpose()?.flatten()
-    {
-        Some(align) => (fd, align),
-        None => (buffered(fd)?, 1),
-    };
+    let (fd, is_direct, align) =
+        match is_direct.then(|| direct_limits(&fd, path, kind, options.block_size)).transpose()?.flatten() {
+            Some(align) => (fd, true, align),
+            None => (buffered(fd)?, false, 1),
+        };
     let size = Bytes(rustix::fs::seek(&fd, SeekFrom::End(0)).map_err(io::Error::from)?);
     let blocks = options.block_size.blocks_in(size);
     if blocks.0 == 0 {
@@ -56,7 +58,7 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<(OwnedFd, Opene
     // Direct I/O does not reach behind the disk's own cache, and buffered I/O not behind Linux's.
     let features = Features { unmap: true, write_zeroes: true, volatile_cache: true };
     let geometry = Geometry { block_size: options.block_size, blocks, features };
-    Ok((fd, Opened { geometry, kind, writable, align, label: path.display().to_string() }))
+    Ok((fd, Opened { geometry, kind, writable, is_direct, align, label: path.display().to_string() }))
 }
 
 fn kind_of(path: &Path) -> Result<Kind, OpenError> {
