@@ -1,2 +1,78 @@
-//! Mayastor: replicated block storage for containers.
-fn main() {}
+//! Mayastor: replicated block storage for containers. One program, several roles and the client commands.
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "the program: it owns the clock, the files and the randomness")]
+
+mod cli;
+mod client;
+mod connect;
+mod failure;
+mod output;
+mod serve;
+mod size;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::error::ErrorKind;
+
+use cli::{Cli, Command};
+use failure::{Done, Exit, Failure};
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return usage(&error),
+    };
+    match run(cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+/// Help goes to stdout and is a success; everything else that the parser says goes to stderr.
+fn usage(error: &clap::Error) -> ExitCode {
+    let wanted = matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion);
+    // The reader may be gone; there is nobody to tell.
+    let _ = error.print();
+    if wanted { ExitCode::SUCCESS } else { ExitCode::from(Exit::Usage as u8) }
+}
+
+fn run(cli: Cli) -> Done {
+    let client = cli.client();
+    match cli.command {
+        Command::Engine(arguments) => {
+            log(&arguments.log)?;
+            wait_for(serve::run(arguments, cli.globals.control))
+        }
+        Command::Node(command) => wait_for(client::node::run(command, &client)),
+        Command::Volume(command) => wait_for(client::volume::run(command, &client)),
+        Command::Status(arguments) => wait_for(client::status::run(arguments, &client)),
+        Command::Events(arguments) => wait_for(client::events::run(arguments, &client)),
+        Command::Pool(command) => wait_for(client::pool::run(command, &client)),
+        Command::Replica(command) => wait_for(client::replica::run(command, &client)),
+        Command::Nexus(command) => wait_for(client::nexus::run(command, &client)),
+        Command::Rebuild(command) => wait_for(client::rebuild::run(command, &client)),
+        Command::Bdev(command) => wait_for(client::bdev::run(command, &client)),
+        Command::Config(command) => wait_for(client::config::run(command, &client)),
+        Command::ExitCodes => output::print(&cli::exit_codes()),
+    }
+}
+
+/// Runs a command on this thread, with tokio under it.
+fn wait_for(command: impl Future<Output = Done>) -> Done {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+    let done = runtime.block_on(command);
+    // A name that is still being looked up must not hold up the exit.
+    runtime.shutdown_background();
+    done
+}
+
+/// Logs to stderr what passes the filter.
+fn log(filter: &str) -> Done {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|error| Failure::usage(format!("--log {filter:?}: {error}")))?;
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    Ok(())
+}
