@@ -1,0 +1,79 @@
+//! What happened, for people: kept in the store, the oldest forgotten.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tokio::sync::broadcast;
+
+use crate::record::{self, EventRecord};
+use crate::store::{Change, Store, StoreError, Urgency};
+
+/// See the module.
+pub(crate) struct Events {
+    store: Arc<dyn Store>,
+    keep: usize,
+    log: Mutex<Log>,
+    news: broadcast::Sender<api::v1::Event>,
+}
+
+struct Log {
+    next: u64,
+    events: VecDeque<(u64, EventRecord)>,
+}
+
+fn key(number: u64) -> String {
+    format!("event/{number:020}")
+}
+
+fn wire(e: &EventRecord) -> api::v1::Event {
+    api::v1::Event { time_ms: e.time_ms, kind: e.kind.clone(), object: e.object.clone(), text: e.text.clone() }
+}
+
+impl Events {
+    pub async fn load(store: Arc<dyn Store>, keep: usize) -> Result<Events, StoreError> {
+        let mut log = Log { next: 0, events: VecDeque::new() };
+        for (key, entry) in store.list("event/").await? {
+            // An event that cannot be read is no reason to stop.
+            let number = key["event/".len()..].parse();
+            if let (Ok(number), Ok(event)) = (number, record::decode(&key, &entry.value)) {
+                log.next = number + 1;
+                log.events.push_back((number, event));
+            }
+        }
+        Ok(Events { store, keep, log: Mutex::new(log), news: broadcast::Sender::new(1024) })
+    }
+
+    /// Notes that something happened. A store that fails is no reason to stop what happens.
+    pub async fn note(&self, kind: &str, object: String, text: String) {
+        tracing::info!(kind, object, "{text}");
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
+        let event = EventRecord { time_ms, kind: kind.to_owned(), object, text };
+        let mut change = Change { urgency: Urgency::Lazy, ..Change::default() };
+        {
+            let mut log = self.log.lock().expect("nobody panics while holding the events");
+            let number = log.next;
+            log.next += 1;
+            change.puts.push((key(number), record::encode(&event)));
+            log.events.push_back((number, event.clone()));
+            while log.events.len() > self.keep {
+                change.deletes.extend(log.events.pop_front().map(|(number, _)| key(number)));
+            }
+        }
+        // Nobody may be listening.
+        let _ = self.news.send(wire(&event));
+        if let Err(error) = self.store.commit(change).await {
+            tracing::warn!("an event was not stored: {error}");
+        }
+    }
+
+    /// The last `last` events (0: all) about `object` (empty: everything), oldest first, and those to come.
+    pub fn read(&self, last: usize, object: &str) -> (Vec<api::v1::Event>, broadcast::Receiver<api::v1::Event>) {
+        let log = self.log.lock().expect("nobody panics while holding the events");
+        let fitting = log.events.iter().filter(|(_, e)| object.is_empty() || e.object == object);
+        let all: Vec<_> = fitting.map(|(_, e)| wire(e)).collect();
+        let skip = if last == 0 { 0 } else { all.len().saturating_sub(last) };
+        (all.into_iter().skip(skip).collect(), self.news.subscribe())
+    }
+}

@@ -1,0 +1,187 @@
+//! The loop: look, plan, act; woken by every report and every change, and by a slow tick.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use block::Generation;
+use plan::{Action, Desired, Ledger, Observed};
+use uuid::Uuid;
+
+use crate::Inner;
+use crate::cluster::uuid_of;
+use crate::execute;
+use crate::state::Fate;
+use crate::store::StoreError;
+
+/// What is under way, by volume.
+#[derive(Default)]
+pub(crate) struct Work(Mutex<BTreeMap<Uuid, Doing>>);
+
+/// Where the actions of one volume stand.
+///
+/// ```text
+///   (none) ─► Busy ─► (none)
+///              │ ▲
+///              ▼ │ the pause is over
+///             Resting
+/// ```
+#[derive(Clone, Debug)]
+pub(crate) enum Doing {
+    /// A set of actions is under way; what failed before, if anything.
+    Busy(Option<Trouble>),
+    /// The last set failed.
+    Resting(Trouble),
+}
+
+/// A failed action.
+#[derive(Clone, Debug)]
+pub(crate) struct Trouble {
+    /// What was tried.
+    pub action: String,
+    /// Why it failed.
+    pub why: String,
+    /// When it is tried again.
+    pub until_ms: u64,
+    pause: Duration,
+}
+
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+
+impl Work {
+    fn begin(&self, id: Uuid, now_ms: u64) -> bool {
+        let mut all = self.0.lock().expect("nobody panics while holding the work");
+        let before = match all.get(&id) {
+            Some(Doing::Busy(_)) => return false,
+            Some(Doing::Resting(trouble)) if trouble.until_ms > now_ms => return false,
+            Some(Doing::Resting(trouble)) => Some(trouble.clone()),
+            None => None,
+        };
+        all.insert(id, Doing::Busy(before));
+        true
+    }
+
+    fn end(&self, id: Uuid, failed: Option<(String, String)>, now_ms: u64, first: Duration) {
+        let mut all = self.0.lock().expect("nobody panics while holding the work");
+        let before = all.remove(&id);
+        let Some((action, why)) = failed else { return };
+        let pause = match before {
+            Some(Doing::Busy(Some(t)) | Doing::Resting(t)) => (t.pause * 2).min(LONGEST_PAUSE),
+            _ => first,
+        };
+        let until_ms = now_ms + u64::try_from(pause.as_millis()).expect("a short pause");
+        all.insert(id, Doing::Resting(Trouble { action, why, until_ms, pause }));
+    }
+
+    /// What went wrong last with this volume, unless it went well since.
+    pub fn trouble(&self, id: Uuid) -> Option<Trouble> {
+        match self.0.lock().expect("nobody panics while holding the work").get(&id)? {
+            Doing::Busy(trouble) => trouble.clone(),
+            Doing::Resting(trouble) => Some(trouble.clone()),
+        }
+    }
+
+    /// Wishes changed: do not wait before the next try.
+    pub fn hurry(&self, id: Uuid) {
+        let mut all = self.0.lock().expect("nobody panics while holding the work");
+        if let Some(Doing::Resting(trouble)) = all.get_mut(&id) {
+            trouble.until_ms = 0;
+        }
+    }
+}
+
+/// What the planner looks at, as of now.
+pub(crate) fn look(inner: &Inner) -> (Desired, Observed) {
+    let mut desired = inner.state.read().desired.clone();
+    let observed = inner.cluster.lock().prepare(&mut desired, inner.now_ms());
+    (desired, observed)
+}
+
+/// Runs until the control plane is dropped.
+pub(crate) async fn run(inner: Weak<Inner>) {
+    loop {
+        let Some(strong) = inner.upgrade() else { return };
+        adopt_ledgers(&strong).await;
+        turn(&strong);
+        let tick = strong.options.tick;
+        // Waits without keeping the control plane alive for longer than a tick.
+        let _ = tokio::time::timeout(tick, strong.wake.notified()).await;
+    }
+}
+
+/// One look, and everything started that is to be done.
+fn turn(inner: &Arc<Inner>) {
+    let now_ms = inner.now_ms();
+    let (desired, observed) = look(inner);
+    let mut sets: BTreeMap<Uuid, Vec<Action>> = BTreeMap::new();
+    for action in plan::plan(&desired, &observed, now_ms, &inner.options.settings) {
+        sets.entry(action.volume()).or_default().push(action);
+    }
+    for (id, actions) in sets {
+        if !inner.work.begin(id, now_ms) {
+            continue;
+        }
+        let inner = inner.clone();
+        tokio::spawn(async move {
+            let failed = carry_out(&inner, actions).await;
+            inner.work.end(id, failed, inner.now_ms(), inner.options.retry);
+            inner.changed();
+        });
+    }
+}
+
+/// Carries out a set; on the first failure the rest is dropped.
+async fn carry_out(inner: &Arc<Inner>, actions: Vec<Action>) -> Option<(String, String)> {
+    for action in actions {
+        if let Err(failure) = execute::execute(inner, &action).await {
+            tracing::warn!(volume = %action.volume(), %action, "failed: {}", failure.0);
+            return Some((action.to_string(), failure.0));
+        }
+        tracing::debug!(volume = %action.volume(), %action, "done");
+    }
+    None
+}
+
+/// A nexus that could not reach the control plane records its ledger on its members alone; its report tells of it later.
+/// Ledgers are numbered, so a newer one of the volume's target is simply taken over.
+async fn adopt_ledgers(inner: &Arc<Inner>) {
+    let mut found: Vec<(Uuid, String, Ledger)> = Vec::new();
+    {
+        let cache = inner.state.read();
+        let view = inner.cluster.lock();
+        for (node, peer) in view.nodes.iter().filter(|(node, _)| view.observed.is_online(node)) {
+            for (id, nexus) in &peer.nexuses {
+                let Some(volume) = cache.desired.volumes.get(id) else { continue };
+                let ledger = ledger(nexus.generation, &nexus.in_sync);
+                if is_news(volume, node, &ledger) {
+                    found.push((*id, node.clone(), ledger));
+                }
+            }
+        }
+    }
+    for (id, node, ledger) in found {
+        let adopted: Result<(), StoreError> = inner
+            .state
+            .change(id, |volume| match volume {
+                Some(volume) if is_news(volume, &node, &ledger) => {
+                    volume.ledger = Some(ledger);
+                    Ok(Fate::Put(()))
+                }
+                _ => Ok(Fate::Unchanged(())),
+            })
+            .await;
+        if let Err(error) = adopted {
+            tracing::warn!(volume = %id, "its ledger was not recorded: {error}");
+        }
+    }
+}
+
+fn is_news(volume: &plan::Volume, node: &str, ledger: &Ledger) -> bool {
+    let known = volume.ledger.as_ref().map_or(0, |l| l.generation.0);
+    volume.target.as_deref() == Some(node) && ledger.generation.0 > known && !ledger.in_sync.is_empty()
+}
+
+/// A ledger from the wire.
+pub(crate) fn ledger(generation: u64, in_sync: &[String]) -> Ledger {
+    Ledger { generation: Generation(generation), in_sync: in_sync.iter().filter_map(|uri| uuid_of(uri)).collect() }
+}

@@ -1,0 +1,430 @@
+//! The service for clients.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::v1;
+use block::Bytes;
+use plan::{Life, Publish, Room, Volume};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::Stream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+use uuid::Uuid;
+
+use crate::reconcile::look;
+use crate::state::Fate;
+use crate::store::StoreError;
+use crate::{Inner, words};
+
+/// How often a watcher is told, at most.
+const WATCH_PAUSE: Duration = Duration::from_millis(200);
+/// The largest volume: what a 64-bit block address of 512-byte blocks and the label leave is more; this is a sane bound.
+const LARGEST: u64 = 1 << 50;
+
+/// See the module.
+pub(crate) struct Service {
+    inner: Arc<Inner>,
+    /// Ends when the server stops.
+    stopped: watch::Receiver<()>,
+}
+
+/// A refusal on the way through a change of a record.
+struct Refused(Status);
+impl From<StoreError> for Refused {
+    fn from(e: StoreError) -> Refused {
+        Refused(Status::unavailable(e.to_string()))
+    }
+}
+impl From<Status> for Refused {
+    fn from(s: Status) -> Refused {
+        Refused(s)
+    }
+}
+
+fn unknown(name: &str) -> Status {
+    Status::not_found(format!("there is no volume {name}"))
+}
+
+impl Service {
+    pub fn new(inner: Arc<Inner>, stopped: watch::Receiver<()>) -> Service {
+        Service { inner, stopped }
+    }
+
+    fn describe(&self, id: Uuid, name: &str) -> Result<Response<v1::Volume>, Status> {
+        words::volume(&self.inner, id).map(Response::new).ok_or_else(|| unknown(name))
+    }
+
+    /// Changes a wanted volume.
+    async fn wish(
+        &self,
+        id: Uuid,
+        name: &str,
+        edit: impl FnOnce(&mut Volume) -> Result<(), Status>,
+    ) -> Result<(), Status> {
+        let done = self.inner.state.change(id, |volume| -> Result<Fate<()>, Refused> {
+            let volume = volume.ok_or_else(|| unknown(name))?;
+            if volume.life == Life::Deleting {
+                return Err(Status::failed_precondition(format!("volume {name} is being deleted")).into());
+            }
+            let before = volume.clone();
+            edit(volume)?;
+            Ok(if *volume == before { Fate::Unchanged(()) } else { Fate::Put(()) })
+        });
+        done.await.map_err(|Refused(status)| status)?;
+        self.inner.work.hurry(id);
+        self.inner.changed();
+        Ok(())
+    }
+
+    /// Waits until `done` of the volume (`None`: it is gone) or for as long as clients are kept waiting.
+    async fn wait(&self, id: Uuid, done: impl Fn(Option<&v1::Volume>) -> bool) -> bool {
+        let mut version = self.inner.version.subscribe();
+        let waiting = async {
+            while !done(words::volume(&self.inner, id).as_ref()) {
+                if version.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(self.inner.options.client_wait, waiting).await.is_ok()
+    }
+
+    fn id_of(&self, name: &str) -> Result<Uuid, Status> {
+        self.inner.state.find(name).ok_or_else(|| unknown(name))
+    }
+}
+
+/// Checks a request for a volume, as far as it can be without looking at anything else.
+fn parse(request: &v1::CreateVolumeRequest) -> Result<(Uuid, Volume), Status> {
+    let name = &request.name;
+    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+    if name.is_empty() || name.len() > block::limits::NAME_BYTES || !name.chars().all(fits) {
+        let text = format!("{name:?} is no name for a volume: 1 to 63 of a-z, 0-9, '-' and '.' are needed");
+        return Err(Status::invalid_argument(text));
+    }
+    if request.size == 0 || !request.size.is_multiple_of(4096) || request.size > LARGEST {
+        let text =
+            format!("volume {name}: a size of {} bytes is not possible; it must be a multiple of 4096", request.size);
+        return Err(Status::invalid_argument(text));
+    }
+    let most = block::limits::NEXUS_MEMBERS;
+    if request.replicas == 0 || request.replicas as usize > most {
+        let text = format!("volume {name}: {} replicas are not possible; 1 to {most} are", request.replicas);
+        return Err(Status::invalid_argument(text));
+    }
+    let id = match request.uuid.as_str() {
+        "" => Uuid::new_v4(),
+        text => text.parse().map_err(|_| Status::invalid_argument(format!("volume {name}: {text:?} is no uuid")))?,
+    };
+    let volume = Volume {
+        name: name.clone(),
+        size: Bytes(request.size),
+        replicas: request.replicas,
+        thin: request.thin,
+        required_nodes: request.required_nodes.iter().cloned().collect(),
+        preferred_nodes: request.preferred_nodes.iter().cloned().collect(),
+        publish: Publish::No,
+        life: Life::Wanted,
+        target: None,
+        nexus_nodes: BTreeSet::new(),
+        ledger: None,
+        copies: std::collections::BTreeMap::new(),
+    };
+    Ok((id, volume))
+}
+
+/// Whether the cluster has room for all copies of a new volume.
+fn check_room(inner: &Inner, volume: &Volume) -> Result<(), Status> {
+    let (desired, observed) = look(inner);
+    let mut room = Room::new(&desired, &observed);
+    let mut pools = Vec::new();
+    while let Some(pool) = room.take(volume, |_| true, &pools) {
+        pools.push(pool);
+        if pools.len() == volume.replicas as usize {
+            return Ok(());
+        }
+    }
+    let online = observed.nodes.values().filter(|n| n.reach.is_online()).count();
+    let all: usize = observed.nodes.values().map(|n| n.pools.len()).sum();
+    let nodes = if volume.required_nodes.is_empty() {
+        String::new()
+    } else {
+        format!(" on {}", volume.required_nodes.iter().cloned().collect::<Vec<_>>().join(", "))
+    };
+    Err(Status::resource_exhausted(format!(
+        "volume {} needs {} pools{nodes} with {} free each; there are {} ({all} pools on {online} nodes that are online)",
+        volume.name,
+        volume.replicas,
+        words::bytes(plan::replica_size(volume.size).0),
+        pools.len(),
+    )))
+}
+
+type Reports<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl v1::control_server::Control for Service {
+    type WatchStatusStream = Reports<v1::Status>;
+    type ListEventsStream = Reports<v1::Event>;
+
+    async fn list_nodes(&self, _: Request<v1::Empty>) -> Result<Response<v1::NodeList>, Status> {
+        Ok(Response::new(v1::NodeList { nodes: words::status(&self.inner).nodes }))
+    }
+
+    async fn list_pools(&self, _: Request<v1::Empty>) -> Result<Response<v1::PoolList>, Status> {
+        Ok(Response::new(v1::PoolList { pools: words::status(&self.inner).pools }))
+    }
+
+    async fn create_pool(&self, request: Request<v1::NodePoolRequest>) -> Result<Response<v1::NodePool>, Status> {
+        let v1::NodePoolRequest { node, pool } = request.into_inner();
+        let mut pool = pool.ok_or_else(|| Status::invalid_argument("a pool is needed"))?;
+        let client = self.inner.cluster.client(&node);
+        let mut client = client.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
+        if pool.cluster.is_empty() {
+            pool.cluster = self.inner.cluster_id.to_string();
+        }
+        let name = pool.name.clone();
+        let call = client.create_pool(pool);
+        let pool = within(&self.inner, &node, call).await?.into_inner();
+        let text = format!("pool {name} was created on {node}, {}", words::bytes(pool.capacity));
+        self.inner.events.note("pool-created", format!("pool/{node}/{name}"), text).await;
+        Ok(Response::new(v1::NodePool { node, pool: Some(pool) }))
+    }
+
+    async fn destroy_pool(&self, request: Request<v1::NodePoolName>) -> Result<Response<v1::Empty>, Status> {
+        let v1::NodePoolName { node, pool } = request.into_inner();
+        let user = {
+            let cache = self.inner.state.read();
+            let holds = |v: &&Volume| v.copies.values().any(|r| r.pool.node == node && r.pool.pool == pool);
+            cache.desired.volumes.values().find(holds).map(|v| v.name.clone())
+        };
+        if let Some(volume) = user {
+            let text = format!("pool {pool} on {node} holds a copy of volume {volume}");
+            return Err(Status::failed_precondition(text));
+        }
+        let client = self.inner.cluster.client(&node);
+        let mut client = client.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
+        within(&self.inner, &node, client.destroy_pool(v1::PoolName { name: pool.clone() })).await?;
+        let text = format!("pool {pool} on {node} was destroyed");
+        self.inner.events.note("pool-destroyed", format!("pool/{node}/{pool}"), text).await;
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn create_volume(&self, request: Request<v1::CreateVolumeRequest>) -> Result<Response<v1::Volume>, Status> {
+        let request = request.into_inner();
+        let (id, volume) = parse(&request)?;
+        let name = volume.name.clone();
+        let id = match self.inner.state.find(&name) {
+            Some(found) => {
+                let cache = self.inner.state.read();
+                let known = cache.desired.volumes.get(&found).ok_or_else(|| unknown(&name))?;
+                let mut differences = Vec::new();
+                let mut differs = |what: &str, is: bool| {
+                    if is {
+                        differences.push(what.to_owned())
+                    }
+                };
+                differs("its uuid", !request.uuid.is_empty() && found != id);
+                differs("its size", known.size != volume.size);
+                differs("thin", known.thin != volume.thin);
+                differs("its number of replicas", known.replicas != volume.replicas);
+                differs("its required nodes", known.required_nodes != volume.required_nodes);
+                differs("its preferred nodes", known.preferred_nodes != volume.preferred_nodes);
+                if known.life == Life::Deleting {
+                    return Err(Status::failed_precondition(format!("volume {name} is being deleted")));
+                }
+                if !differences.is_empty() {
+                    let text = format!("volume {name} exists with other parameters: {}", differences.join(", "));
+                    return Err(Status::already_exists(text));
+                }
+                found
+            }
+            None => {
+                if self.inner.state.read().desired.volumes.contains_key(&id) {
+                    return Err(Status::already_exists(format!("a volume with the uuid {id} exists")));
+                }
+                check_room(&self.inner, &volume)?;
+                let what = if volume.thin { "thin" } else { "thick" };
+                let text = format!(
+                    "volume {name} was created: {}, {} replicas, {what}",
+                    words::bytes(volume.size.0),
+                    volume.replicas
+                );
+                self.inner.state.create(id, volume).await.map_err(|e| match e {
+                    StoreError::Conflict(_) => Status::already_exists(format!("volume {name} exists")),
+                    e => Status::unavailable(e.to_string()),
+                })?;
+                self.inner.events.note("volume-created", format!("volume/{name}"), text).await;
+                self.inner.changed();
+                id
+            }
+        };
+        self.wait(id, |v| v.is_none_or(|v| v.state != "pending")).await;
+        self.describe(id, &name)
+    }
+
+    async fn destroy_volume(&self, request: Request<v1::VolumeName>) -> Result<Response<v1::Empty>, Status> {
+        let name = request.into_inner().name;
+        let Some(id) = self.inner.state.find(&name) else { return Ok(Response::new(v1::Empty {})) };
+        let deleted = self.inner.state.change(id, |volume| -> Result<Fate<()>, Refused> {
+            match volume {
+                Some(volume) if volume.life != Life::Deleting => {
+                    volume.life = Life::Deleting;
+                    volume.publish = Publish::No;
+                    Ok(Fate::Put(()))
+                }
+                _ => Ok(Fate::Unchanged(())),
+            }
+        });
+        deleted.await.map_err(|Refused(status)| status)?;
+        self.inner.work.hurry(id);
+        self.inner.changed();
+        // What is on nodes that are away is freed when they return; nobody has to wait for that.
+        self.wait(id, |v| v.is_none_or(|v| v.reason.contains("comes back"))).await;
+        Ok(Response::new(v1::Empty {}))
+    }
+
+    async fn list_volumes(&self, _: Request<v1::Empty>) -> Result<Response<v1::VolumeList>, Status> {
+        Ok(Response::new(v1::VolumeList { volumes: words::status(&self.inner).volumes }))
+    }
+
+    async fn get_volume(&self, request: Request<v1::VolumeName>) -> Result<Response<v1::Volume>, Status> {
+        let name = request.into_inner().name;
+        self.describe(self.id_of(&name)?, &name)
+    }
+
+    async fn publish_volume(&self, request: Request<v1::PublishVolumeRequest>) -> Result<Response<v1::Volume>, Status> {
+        let v1::PublishVolumeRequest { name, node } = request.into_inner();
+        let id = self.id_of(&name)?;
+        if !node.is_empty() && !self.inner.cluster.lock().nodes.contains_key(&node) {
+            return Err(Status::not_found(format!("there is no node {node}")));
+        }
+        if !node.is_empty() && !self.inner.cluster.lock().observed.is_online(&node) {
+            return Err(Status::unavailable(format!("node {node} cannot be reached")));
+        }
+        self.wish(id, &name, |volume| {
+            let elsewhere = volume.target.as_deref().filter(|t| !node.is_empty() && *t != node);
+            match (&volume.publish, elsewhere) {
+                (Publish::No, _) if node.is_empty() => volume.publish = Publish::Anywhere,
+                (Publish::No, _) => volume.publish = Publish::On(node.clone()),
+                (_, Some(other)) => {
+                    let text = format!("volume {name} is published on {other}; unpublish it first");
+                    return Err(Status::failed_precondition(text));
+                }
+                _ => {}
+            }
+            Ok(())
+        })
+        .await?;
+        if !self.wait(id, |v| v.is_none_or(|v| !v.device_uri.is_empty())).await {
+            let reason = words::volume(&self.inner, id).map(|v| v.reason).unwrap_or_default();
+            return Err(Status::unavailable(format!("volume {name} is not published yet: {reason}")));
+        }
+        self.describe(id, &name)
+    }
+
+    async fn unpublish_volume(&self, request: Request<v1::VolumeName>) -> Result<Response<v1::Volume>, Status> {
+        let name = request.into_inner().name;
+        let id = self.id_of(&name)?;
+        self.wish(id, &name, |volume| {
+            volume.publish = Publish::No;
+            Ok(())
+        })
+        .await?;
+        let exported = || {
+            let target = self.inner.state.read().desired.volumes.get(&id).and_then(|v| v.target.clone());
+            let view = self.inner.cluster.lock();
+            target.and_then(|t| view.observed.nexus(&t, id).map(|n| n.published)).unwrap_or(false)
+        };
+        self.wait(id, |_| !exported()).await;
+        self.describe(id, &name)
+    }
+
+    async fn set_replica_count(
+        &self,
+        request: Request<v1::SetReplicaCountRequest>,
+    ) -> Result<Response<v1::Volume>, Status> {
+        let v1::SetReplicaCountRequest { name, replicas } = request.into_inner();
+        let id = self.id_of(&name)?;
+        let most = block::limits::NEXUS_MEMBERS;
+        if replicas == 0 || replicas as usize > most {
+            let text = format!("volume {name}: {replicas} replicas are not possible; 1 to {most} are");
+            return Err(Status::invalid_argument(text));
+        }
+        self.wish(id, &name, |volume| {
+            volume.replicas = replicas;
+            Ok(())
+        })
+        .await?;
+        let text = format!("volume {name} shall have {replicas} replicas");
+        self.inner.events.note("volume-changed", format!("volume/{name}"), text).await;
+        self.describe(id, &name)
+    }
+
+    async fn watch_status(&self, _: Request<v1::Empty>) -> Result<Response<Self::WatchStatusStream>, Status> {
+        let (send, receive) = mpsc::channel(1);
+        let (inner, mut stopped) = (self.inner.clone(), self.stopped.clone());
+        let mut version = inner.version.subscribe();
+        tokio::spawn(async move {
+            loop {
+                version.mark_unchanged();
+                if send.send(Ok(words::status(&inner))).await.is_err() {
+                    return;
+                }
+                // Times go on even when nothing happens.
+                let news = tokio::time::timeout(Duration::from_secs(1), version.changed());
+                tokio::select! {
+                    _ = stopped.changed() => return,
+                    () = send.closed() => return,
+                    _ = news => {}
+                }
+                tokio::time::sleep(WATCH_PAUSE).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<v1::ListEventsRequest>,
+    ) -> Result<Response<Self::ListEventsStream>, Status> {
+        let v1::ListEventsRequest { follow, last, object } = request.into_inner();
+        let (past, mut news) = self.inner.events.read(last as usize, &object);
+        let (send, receive) = mpsc::channel(16);
+        let mut stopped = self.stopped.clone();
+        tokio::spawn(async move {
+            for event in past {
+                if send.send(Ok(event)).await.is_err() {
+                    return;
+                }
+            }
+            while follow {
+                let event = tokio::select! {
+                    _ = stopped.changed() => return,
+                    () = send.closed() => return,
+                    event = news.recv() => event,
+                };
+                let event = match event {
+                    Ok(event) => event,
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => continue,
+                };
+                let fits = object.is_empty() || event.object == object;
+                if fits && send.send(Ok(event)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receive))))
+    }
+}
+
+/// A call to an engine, with a deadline.
+async fn within<T>(inner: &Inner, node: &str, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+    let limit = inner.options.rpc_deadline;
+    let late = |_| Status::unavailable(format!("node {node} did not answer within {} s", limit.as_secs()));
+    tokio::time::timeout(limit, call).await.map_err(late)?
+}

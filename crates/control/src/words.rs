@@ -1,0 +1,366 @@
+//! What people read: the state of every volume, why it is so, and what is being done about it.
+
+use std::collections::BTreeMap;
+
+use api::v1;
+use plan::{ChildState, Desired, Life, NexusState, Observed, Presence, Publish, Reach, Standing, Volume};
+use uuid::Uuid;
+
+use crate::Inner;
+use crate::cluster::{View, uuid_of};
+use crate::reconcile::Trouble;
+
+/// Everything that a description needs.
+struct Scene<'a> {
+    desired: &'a Desired,
+    observed: &'a Observed,
+    view: &'a View,
+    settings: &'a plan::Settings,
+    now_ms: u64,
+}
+
+/// The status of everything.
+pub(crate) fn status(inner: &Inner) -> v1::Status {
+    let mut desired = inner.state.read().desired.clone();
+    let now_ms = inner.now_ms();
+    let mut view = inner.cluster.lock();
+    let observed = view.prepare(&mut desired, now_ms);
+    let scene =
+        Scene { desired: &desired, observed: &observed, view: &view, settings: &inner.options.settings, now_ms };
+    let trouble = |id: Uuid| inner.work.trouble(id);
+    let mut volumes: Vec<v1::Volume> =
+        desired.volumes.iter().map(|(id, v)| scene.volume(*id, v, trouble(*id))).collect();
+    volumes.sort_by(|a, b| a.name.cmp(&b.name));
+    v1::Status { nodes: scene.nodes(), pools: scene.pools(), volumes }
+}
+
+/// The status of one volume.
+pub(crate) fn volume(inner: &Inner, id: Uuid) -> Option<v1::Volume> {
+    let mut desired = Desired::default();
+    desired.volumes.insert(id, inner.state.read().desired.volumes.get(&id)?.clone());
+    let now_ms = inner.now_ms();
+    let mut view = inner.cluster.lock();
+    // The times of absence of the other volumes' copies must not be forgotten by looking at one.
+    let absent = view.observed.absent.clone();
+    let observed = view.prepare(&mut desired, now_ms);
+    view.observed.absent = absent;
+    let scene =
+        Scene { desired: &desired, observed: &observed, view: &view, settings: &inner.options.settings, now_ms };
+    Some(scene.volume(id, &desired.volumes[&id], inner.work.trouble(id)))
+}
+
+/// Milliseconds as people say them.
+pub(crate) fn duration(ms: u64) -> String {
+    match ms / 1000 {
+        s @ 0..=119 => format!("{s} s"),
+        s @ 120..=7199 => format!("{} min", s / 60),
+        s => format!("{} h", s / 3600),
+    }
+}
+
+/// Bytes as people say them.
+pub(crate) fn bytes(n: u64) -> String {
+    const UNITS: [&str; 5] = ["KiB", "MiB", "GiB", "TiB", "PiB"];
+    let (mut value, mut unit) = (n as f64 / 1024.0, 0);
+    while value >= 1024.0 && unit < UNITS.len() - 1 {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if value.fract() == 0.0 { format!("{value:.0} {}", UNITS[unit]) } else { format!("{value:.1} {}", UNITS[unit]) }
+}
+
+impl Scene<'_> {
+    fn nodes(&self) -> Vec<v1::Node> {
+        let describe = |(id, peer): (&String, &crate::cluster::Peer)| {
+            let state = match self.observed.nodes.get(id).map(|n| n.reach) {
+                Some(Reach::Online { .. }) => "online",
+                Some(Reach::Unreachable { since_ms }) if self.now_ms < since_ms + self.settings.node_grace_ms => {
+                    "unreachable"
+                }
+                _ => "offline",
+            };
+            v1::Node {
+                id: id.clone(),
+                grpc_endpoint: peer.endpoint.clone(),
+                state: state.to_owned(),
+                last_seen_ms_ago: self.now_ms.saturating_sub(peer.last_seen_ms),
+                version: peer.version.clone(),
+            }
+        };
+        self.view.nodes.iter().map(describe).collect()
+    }
+
+    fn pools(&self) -> Vec<v1::NodePool> {
+        let mut pools = Vec::new();
+        for (id, peer) in &self.view.nodes {
+            for pool in peer.pools.values() {
+                let mut pool = pool.clone();
+                if !self.observed.is_online(id) {
+                    pool.set_state(v1::PoolState::PoolUnknown);
+                    pool.reason = format!("node {id} cannot be reached");
+                }
+                pools.push(v1::NodePool { node: id.clone(), pool: Some(pool) });
+            }
+        }
+        pools
+    }
+
+    fn wire_nexus(&self, node: &str, id: Uuid) -> Option<&v1::Nexus> {
+        self.view.nodes.get(node).filter(|_| self.observed.is_online(node))?.nexuses.get(&id)
+    }
+
+    fn volume(&self, id: Uuid, v: &Volume, trouble: Option<Trouble>) -> v1::Volume {
+        let target = v.target.as_deref();
+        let nexus = target.and_then(|t| self.observed.nexus(t, id));
+        let wire = target.and_then(|t| self.wire_nexus(t, id));
+        let standings: BTreeMap<Uuid, Standing> = v
+            .wanted_copies()
+            .map(|(r, _)| (r, plan::standing(r, v, nexus, self.observed, self.now_ms, self.settings)))
+            .collect();
+        let good = standings.values().filter(|s| **s == Standing::Good).count();
+        let state = match (v.life, nexus.map(|n| n.state), &v.ledger) {
+            (Life::Deleting, ..) => "deleting",
+            (_, _, None) => "pending",
+            (_, None, _) => "offline",
+            (_, Some(NexusState::Faulted), _) => "faulted",
+            (_, Some(_), _) if good < v.replicas as usize => "degraded",
+            (_, Some(NexusState::Degraded), _) if standings.values().any(|s| *s != Standing::Good) => "degraded",
+            _ => "online",
+        };
+        let mut reasons = match state {
+            "deleting" => self.why_deleting(v),
+            "online" => Vec::new(),
+            "pending" => self.why_pending(v, &standings),
+            "offline" | "faulted" => self.why_closed(id, v, wire),
+            _ => self.why_degraded(v, wire, &standings),
+        };
+        if let Some(t) = trouble {
+            let next = t.until_ms.saturating_sub(self.now_ms);
+            let when = if next == 0 { "now".to_owned() } else { format!("in {}", duration(next + 999)) };
+            reasons.push(format!("the last attempt to {} failed: {}; next try {when}", t.action, t.why));
+        }
+        let published = v.publish != Publish::No;
+        v1::Volume {
+            name: v.name.clone(),
+            uuid: id.to_string(),
+            size: v.size.0,
+            replicas_wanted: v.replicas,
+            thin: v.thin,
+            state: state.to_owned(),
+            reason: reasons.join("; "),
+            target_node: target.filter(|_| published).unwrap_or_default().to_owned(),
+            device_uri: wire.filter(|_| published).map(|n| n.device_uri.clone()).unwrap_or_default(),
+            replicas: v.copies.keys().map(|r| self.replica(*r, v, nexus, wire)).collect(),
+            generation: v.ledger.as_ref().map_or(0, |l| l.generation.0),
+        }
+    }
+
+    fn replica(
+        &self,
+        id: Uuid,
+        v: &Volume,
+        nexus: Option<&plan::Nexus>,
+        wire: Option<&v1::Nexus>,
+    ) -> v1::VolumeReplica {
+        let copy = &v.copies[&id];
+        let presence = plan::presence(id, copy, self.observed);
+        let child = nexus.and_then(|n| n.children.get(&id)).map(|c| c.state);
+        let wire = wire.and_then(|n| n.children.iter().find(|c| uuid_of(&c.uri) == Some(id)));
+        let seen = self.view.nodes.get(&copy.pool.node).and_then(|p| p.replicas.get(&id));
+        let state = match (child, presence) {
+            (Some(ChildState::Online), _) => "online",
+            (Some(ChildState::Rebuilding), _) => "rebuilding",
+            (Some(ChildState::Offline), _) => "offline",
+            (_, Presence::Away { .. }) => "unreachable",
+            (Some(ChildState::Faulted), _) | (_, Presence::Broken { .. }) => "faulted",
+            (_, Presence::Missing) if v.ledger.is_some() && v.in_ledger(id) => "faulted",
+            // Not open: a copy in the ledger is as good as the volume.
+            (None, Presence::Present) if v.in_ledger(id) || v.ledger.is_none() => "online",
+            _ => "out-of-sync",
+        };
+        let mut reason = wire.map(|c| c.reason.clone()).unwrap_or_default();
+        if reason.is_empty() && !copy.life.is_wanted() {
+            reason = "no longer needed; it goes when it is safe".to_owned();
+        }
+        v1::VolumeReplica {
+            uuid: id.to_string(),
+            node: copy.pool.node.clone(),
+            pool: copy.pool.pool.clone(),
+            state: state.to_owned(),
+            uri: seen.map(|r| r.uri.clone()).unwrap_or_default(),
+            rebuild: wire.and_then(|c| c.rebuild.clone()),
+            reason,
+        }
+    }
+
+    // ---- reasons -----------------------------------------------------------------------------------------------------
+
+    /// How long a node has been away, in words; `None` when it answers.
+    fn away(&self, node: &str) -> Option<(u64, &'static str)> {
+        match self.observed.nodes.get(node).map(|n| n.reach) {
+            Some(Reach::Online { .. }) => None,
+            Some(Reach::Unreachable { since_ms }) => Some((self.now_ms.saturating_sub(since_ms), "node unreachable")),
+            None => Some((0, "node unknown")),
+        }
+    }
+
+    fn why_deleting(&self, v: &Volume) -> Vec<String> {
+        let mut nodes: Vec<&String> = v.nexus_nodes.iter().chain(v.copies.values().map(|r| &r.pool.node)).collect();
+        nodes.sort();
+        nodes.dedup();
+        let away: Vec<&str> = nodes.into_iter().filter(|n| !self.observed.is_online(n)).map(String::as_str).collect();
+        if away.is_empty() {
+            return vec!["its copies are being destroyed".to_owned()];
+        }
+        vec![format!("what it holds on {} is freed when that comes back", away.join(", "))]
+    }
+
+    fn no_room(&self, v: &Volume, missing: usize) -> String {
+        let size = bytes(plan::replica_size(v.size).0);
+        let mut only = String::new();
+        if !v.required_nodes.is_empty() {
+            only = format!(" on {}", v.required_nodes.iter().cloned().collect::<Vec<_>>().join(", "));
+        }
+        let copies = if missing == 1 { "a new copy".to_owned() } else { format!("{missing} new copies") };
+        format!("no other pool{only} has {size} free for {copies}: add a pool, or free some space")
+    }
+
+    fn why_pending(&self, v: &Volume, standings: &BTreeMap<Uuid, Standing>) -> Vec<String> {
+        let missing = (v.replicas as usize).saturating_sub(standings.values().filter(|s| s.counts()).count());
+        let mut reasons = Vec::new();
+        if missing > 0 && self.unplaceable(v, standings) {
+            reasons.push(self.no_room(v, missing));
+        }
+        for (id, _) in standings.iter().filter(|(_, s)| **s == Standing::Waiting) {
+            let node = &v.copies[id].pool.node;
+            if let Some((ms, why)) = self.away(node) {
+                reasons.push(format!("waits for {node} ({why} for {})", duration(ms)));
+            }
+        }
+        if reasons.is_empty() {
+            reasons.push("its copies are being created".to_owned());
+        }
+        reasons
+    }
+
+    /// Whether there is no pool for one more copy.
+    fn unplaceable(&self, v: &Volume, standings: &BTreeMap<Uuid, Standing>) -> bool {
+        let mut room = plan::Room::new(self.desired, self.observed);
+        room.take(v, |id| standings.get(&id).is_some_and(|s| s.counts()), &[]).is_none()
+    }
+
+    fn why_closed(&self, id: Uuid, v: &Volume, wire: Option<&v1::Nexus>) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if let Some(reason) = wire.map(|n| &n.reason).filter(|r| !r.is_empty()) {
+            reasons.push(reason.clone());
+        }
+        if let Some(target) = &v.target
+            && let Some((ms, why)) = self.away(target)
+        {
+            let grace = self.settings.node_grace_ms;
+            let then = if ms < grace { format!("; it moves in {}", duration(grace - ms + 999)) } else { String::new() };
+            reasons.push(format!("its target {target} was lost {} ago ({why}){then}", duration(ms)));
+        }
+        let members = v.ledger.as_ref().map(|l| l.in_sync.clone()).unwrap_or_default();
+        for member in members {
+            let Some(copy) = v.copies.get(&member) else { continue };
+            match plan::presence(member, copy, self.observed) {
+                Presence::Present => {}
+                Presence::Away { since_ms } => {
+                    let ms = duration(self.now_ms.saturating_sub(since_ms));
+                    reasons.push(format!("a good copy is on {}, which is unreachable for {ms}", copy.pool.node));
+                }
+                Presence::Missing | Presence::Broken { .. } => {
+                    reasons.push(format!("a good copy was in {}, which does not show it", copy.pool));
+                }
+            }
+        }
+        if reasons.is_empty() {
+            let node = v.target.as_deref().unwrap_or("?");
+            reasons.push(if self.observed.nexus(node, id).is_some() {
+                format!("it is being opened anew on {node}")
+            } else {
+                format!("it is being opened on {node}")
+            });
+        }
+        reasons
+    }
+
+    fn why_degraded(&self, v: &Volume, wire: Option<&v1::Nexus>, standings: &BTreeMap<Uuid, Standing>) -> Vec<String> {
+        let (mut lost, mut cure) = (Vec::new(), Vec::new());
+        let child = |id: &Uuid| wire.and_then(|n| n.children.iter().find(|c| uuid_of(&c.uri) == Some(*id)));
+        for (id, standing) in standings {
+            let node = &v.copies[id].pool.node;
+            let reason = child(id).map(|c| c.reason.as_str()).filter(|r| !r.is_empty());
+            match standing {
+                Standing::Good => {}
+                Standing::Lost | Standing::Waiting => {
+                    let (ms, why) = self.away(node).unwrap_or_else(|| {
+                        let since = self.observed.absent.get(id).copied().unwrap_or(self.now_ms);
+                        (self.now_ms.saturating_sub(since), reason.unwrap_or("its pool does not show it"))
+                    });
+                    lost.push(format!("replica on {node} lost {} ago ({why})", duration(ms)));
+                    if *standing == Standing::Waiting {
+                        let left = self.settings.node_grace_ms.saturating_sub(ms);
+                        cure.push(format!("it is replaced in {} unless it returns", duration(left + 999)));
+                    }
+                }
+                Standing::Failed => {
+                    let why = reason.unwrap_or("its node reports no reason");
+                    lost.push(format!("replica on {node} failed ({why})"));
+                }
+                Standing::Rejoin => cure.push(format!("the copy on {node} is back and is being taken in again")),
+                Standing::Parked => lost.push(format!("replica on {node} was taken offline by an operator")),
+                Standing::Unborn | Standing::Ready => cure.push(format!("a new copy is being made on {node}")),
+                Standing::Joining => cure.push(rebuild_words(node, child(id).and_then(|c| c.rebuild.as_ref()))),
+            }
+        }
+        let coming = standings.values().filter(|s| s.counts()).count();
+        let missing = (v.replicas as usize).saturating_sub(coming);
+        if missing > 0 {
+            cure.push(if self.unplaceable(v, standings) {
+                self.no_room(v, missing)
+            } else {
+                "a new copy is being placed".to_owned()
+            });
+        }
+        lost.into_iter().chain(cure).collect()
+    }
+}
+
+fn rebuild_words(node: &str, rebuild: Option<&v1::Rebuild>) -> String {
+    let Some(r) = rebuild else { return format!("the copy on {node} waits for its rebuild") };
+    let percent = if r.bytes_total == 0 { 0 } else { u128::from(r.bytes_done) * 100 / u128::from(r.bytes_total) };
+    let left = if r.eta_ms == 0 { String::new() } else { format!(", about {} left", duration(r.eta_ms + 999)) };
+    match r.state.as_str() {
+        "paused" => format!("the rebuild of the copy on {node} is paused at {percent} %"),
+        _ => format!("rebuilding a new copy on {node}: {percent} %{left}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_as_people_say_them() {
+        assert_eq!(
+            (duration(999), duration(119_000), duration(180_000)),
+            ("0 s".into(), "119 s".into(), "3 min".into())
+        );
+        assert_eq!((bytes(1 << 20), bytes(1536 << 20)), ("1 MiB".into(), "1.5 GiB".into()));
+    }
+
+    #[test]
+    fn a_rebuild_in_words() {
+        let r = v1::Rebuild {
+            state: "running".into(),
+            bytes_done: 43,
+            bytes_total: 100,
+            bytes_per_second: 10,
+            eta_ms: 7_100,
+            source: String::new(),
+        };
+        assert_eq!(rebuild_words("node-3", Some(&r)), "rebuilding a new copy on node-3: 43 %, about 8 s left");
+    }
+}
