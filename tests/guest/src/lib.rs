@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "a test harness: it starts processes, reads files and waits")]
 
+pub mod cluster;
 mod image;
 mod vm;
 
