@@ -1,0 +1,171 @@
+//! I/O commands: from the raw entry to a request of `block` (NVM 3.2).
+
+use block::{BlockRange, Blocks, Durability, Geometry, Lba, Request, limits};
+
+use crate::Status;
+use crate::command::{DatasetRange, Sqe, io};
+use crate::wire::view;
+
+/// The one namespace of every subsystem.
+pub(super) const NAMESPACE: u32 = 1;
+/// Addresses all namespaces (Flush only).
+const ALL_NAMESPACES: u32 = u32::MAX;
+
+/// An I/O command that was checked against its namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum IoCommand {
+    /// Read.
+    Read(BlockRange),
+    /// Write.
+    Write(BlockRange, Durability),
+    /// Compare: read, and compare with the host's data.
+    Compare(BlockRange),
+    /// Flush.
+    Flush,
+    /// Write Zeroes.
+    WriteZeroes {
+        /// The blocks.
+        range: BlockRange,
+        /// DEAC.
+        may_unmap: bool,
+        /// FUA.
+        durability: Durability,
+    },
+    /// Dataset Management, deallocate: the number of ranges in the data.
+    Deallocate(usize),
+    /// Dataset Management with hints only: the number of ranges in the data, which are ignored.
+    Hints(usize),
+}
+
+impl IoCommand {
+    /// Checks a submission queue entry.
+    pub fn parse(sqe: &Sqe, geometry: &Geometry) -> Result<IoCommand, Status> {
+        let nsid = sqe.nsid.get();
+        if nsid != NAMESPACE && !(sqe.opcode == io::FLUSH && nsid == ALL_NAMESPACES) {
+            return Err(Status::INVALID_NAMESPACE.do_not_retry());
+        }
+        let durability = if sqe.cdw12.get() & io::FUA != 0 { Durability::Durable } else { Durability::Volatile };
+        // DSM: NR in bits 7:0 of CDW10, 0's based.
+        let ranges = (sqe.cdw10.get() & 0xff) as usize + 1;
+        match sqe.opcode {
+            io::FLUSH => Ok(IoCommand::Flush),
+            io::READ => Ok(IoCommand::Read(transfer_range(sqe, geometry)?)),
+            io::WRITE => Ok(IoCommand::Write(transfer_range(sqe, geometry)?, durability)),
+            io::COMPARE => Ok(IoCommand::Compare(transfer_range(sqe, geometry)?)),
+            io::WRITE_ZEROES => Ok(IoCommand::WriteZeroes {
+                range: range(sqe, geometry)?,
+                may_unmap: sqe.cdw12.get() & io::DEALLOCATE != 0,
+                durability,
+            }),
+            io::DATASET_MANAGEMENT if sqe.cdw11.get() & io::ATTRIBUTE_DEALLOCATE != 0 => {
+                Ok(IoCommand::Deallocate(ranges))
+            }
+            io::DATASET_MANAGEMENT => Ok(IoCommand::Hints(ranges)),
+            _ => Err(Status::INVALID_OPCODE.do_not_retry()),
+        }
+    }
+
+    /// Bytes of data between host and controller, whichever way.
+    pub fn data_len(&self, geometry: &Geometry) -> usize {
+        match self {
+            IoCommand::Read(range) | IoCommand::Write(range, _) | IoCommand::Compare(range) => {
+                geometry.block_size.bytes_of(range.len).0 as usize
+            }
+            IoCommand::Deallocate(ranges) | IoCommand::Hints(ranges) => ranges * size_of::<DatasetRange>(),
+            IoCommand::Flush | IoCommand::WriteZeroes { .. } => 0,
+        }
+    }
+
+    /// Whether the host sends the data.
+    pub fn takes_data(&self) -> bool {
+        !matches!(self, IoCommand::Read(_) | IoCommand::Flush | IoCommand::WriteZeroes { .. })
+    }
+}
+
+/// SLBA and NLB, inside the namespace.
+fn range(sqe: &Sqe, geometry: &Geometry) -> Result<BlockRange, Status> {
+    let len = u64::from(sqe.cdw12.get() & 0xffff) + 1;
+    let range = BlockRange { start: Lba(sqe.slba()), len: Blocks(len) };
+    if range.fits(geometry.blocks) { Ok(range) } else { Err(Status::LBA_RANGE.do_not_retry()) }
+}
+
+/// The same for commands with data, which MDTS limits.
+fn transfer_range(sqe: &Sqe, geometry: &Geometry) -> Result<BlockRange, Status> {
+    let range = range(sqe, geometry)?;
+    if geometry.block_size.bytes_of(range.len).0 > limits::TRANSFER_BYTES as u64 {
+        return Err(Status::INVALID_FIELD.do_not_retry());
+    }
+    Ok(range)
+}
+
+/// The ranges of a Dataset Management command as requests; empty ranges ask for nothing.
+pub(super) fn unmaps(data: &[u8], geometry: &Geometry) -> Result<Vec<Request>, Status> {
+    let mut requests = Vec::new();
+    for raw in data.chunks_exact(size_of::<DatasetRange>()) {
+        let raw: DatasetRange = view(raw).ok_or(Status::INTERNAL)?;
+        let range = BlockRange { start: Lba(raw.slba.get()), len: Blocks(u64::from(raw.blocks.get())) };
+        if !range.fits(geometry.blocks) {
+            return Err(Status::LBA_RANGE.do_not_retry());
+        }
+        if !range.is_empty() {
+            requests.push(Request::Unmap { range });
+        }
+    }
+    Ok(requests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use block::{BlockSize, Features};
+
+    fn geometry(block_size: BlockSize) -> Geometry {
+        Geometry { block_size, blocks: Blocks(4096), features: Features::default() }
+    }
+
+    fn sqe(opcode: u8, slba: u64, cdw12: u32) -> Sqe {
+        let mut sqe = Sqe { opcode, nsid: NAMESPACE.into(), cdw12: cdw12.into(), ..Sqe::default() };
+        sqe.set_slba(slba);
+        sqe
+    }
+
+    #[test]
+    fn commands_become_requests() {
+        let g = geometry(BlockSize::B512);
+        let parse = |sqe: Sqe| IoCommand::parse(&sqe, &g);
+        assert_eq!(parse(sqe(io::READ, 8, 7)), Ok(IoCommand::Read(BlockRange::new(8, 8))));
+        let write = parse(sqe(io::WRITE, 0, io::FUA)).expect("valid");
+        assert_eq!(write, IoCommand::Write(BlockRange::new(0, 1), Durability::Durable));
+        assert_eq!((write.data_len(&g), write.takes_data()), (512, true));
+        let zeroes = parse(sqe(io::WRITE_ZEROES, 4095, io::DEALLOCATE)).expect("valid");
+        assert!(matches!(zeroes, IoCommand::WriteZeroes { may_unmap: true, durability: Durability::Volatile, .. }));
+        assert_eq!(parse(Sqe { nsid: u32::MAX.into(), ..sqe(io::FLUSH, 0, 0) }), Ok(IoCommand::Flush));
+    }
+
+    #[test]
+    fn bad_commands_get_their_status() {
+        let g = geometry(BlockSize::B4096);
+        let status = |sqe: Sqe| IoCommand::parse(&sqe, &g).map_err(Status::without_flags);
+        assert_eq!(status(sqe(io::READ, 4096, 0)), Err(Status::LBA_RANGE));
+        assert_eq!(status(sqe(io::READ, u64::MAX, 1)), Err(Status::LBA_RANGE));
+        assert_eq!(status(sqe(io::WRITE, 0, 256)), Err(Status::INVALID_FIELD));
+        assert_eq!(status(sqe(0x55, 0, 0)), Err(Status::INVALID_OPCODE));
+        assert_eq!(status(Sqe { nsid: 2.into(), ..sqe(io::READ, 0, 0) }), Err(Status::INVALID_NAMESPACE));
+        assert_eq!(status(Sqe { nsid: u32::MAX.into(), ..sqe(io::READ, 0, 0) }), Err(Status::INVALID_NAMESPACE));
+    }
+
+    #[test]
+    fn dataset_ranges() {
+        let g = geometry(BlockSize::B512);
+        let raw =
+            |slba: u64, blocks: u32| DatasetRange { slba: slba.into(), blocks: blocks.into(), ..Default::default() };
+        let good = [raw(0, 8), raw(5, 0), raw(4000, 96)];
+        let requests = unmaps(bytemuck::cast_slice(&good), &g).expect("valid");
+        assert_eq!(
+            requests.iter().map(|r| r.range().expect("a range")).collect::<Vec<_>>(),
+            [BlockRange::new(0, 8), BlockRange::new(4000, 96)]
+        );
+        let bad = [raw(0, 8), raw(4000, 97)];
+        assert!(unmaps(bytemuck::cast_slice(&bad), &g).is_err());
+    }
+}
