@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::client::{bdev, config, events, nexus, node, pool, rebuild, replica, status, volume};
 use crate::connect::Client;
+use crate::control;
 use crate::failure::EXIT_CODES;
 use crate::output::{Format, Output};
 use crate::serve;
@@ -71,6 +72,9 @@ pub enum Command {
     /// Run a storage node: pools, replicas, nexuses and their NVMe/TCP target
     #[command(after_help = serve::EXAMPLES)]
     Engine(serve::Arguments),
+    /// Run the control plane: places, watches and repairs volumes
+    #[command(after_help = control::EXAMPLES)]
+    Control(control::Arguments),
 
     /// Storage nodes that the control plane knows
     #[command(subcommand, arg_required_else_help = true)]

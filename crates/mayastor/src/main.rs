@@ -5,6 +5,7 @@
 mod cli;
 mod client;
 mod connect;
+mod control;
 mod failure;
 mod output;
 mod serve;
@@ -43,6 +44,10 @@ fn run(cli: Cli) -> Done {
         Command::Engine(arguments) => {
             log(&arguments.log)?;
             wait_for(serve::run(arguments, cli.globals.control))
+        }
+        Command::Control(arguments) => {
+            log(&arguments.log)?;
+            wait_for(control::run(arguments))
         }
         Command::Node(command) => wait_for(client::node::run(command, &client)),
         Command::Volume(command) => wait_for(client::volume::run(command, &client)),

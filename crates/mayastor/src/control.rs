@@ -1,0 +1,78 @@
+//! `mayastor control`: the control plane as a process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ::control::store::EmbeddedStore;
+use ::control::{Control, Options};
+use clap::Args;
+use tokio::net::TcpListener;
+
+use crate::failure::{Done, Failure};
+use crate::output;
+use crate::serve::Signals;
+
+/// The examples of its help.
+pub const EXAMPLES: &str = "Examples:
+  mayastor control
+  mayastor control --grpc 0.0.0.0:10125 --data-dir /var/lib/mayastor --node-grace 60";
+
+/// How a control plane is run.
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// Where the gRPC services listen, for engines and clients
+    #[arg(short, long, value_name = "IP:PORT", default_value = "127.0.0.1:10125")]
+    grpc: SocketAddr,
+    /// Where it keeps what it must not forget
+    #[arg(long, value_name = "DIR", default_value = "mayastor-control")]
+    data_dir: PathBuf,
+    /// After how many seconds copies on a node that is away are replaced
+    #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
+    node_grace: f64,
+    /// How often engines report, in seconds; after three silent ones a node is unreachable
+    #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
+    heartbeat: f64,
+    /// What is logged: error, warn, info, debug, trace, or a filter such as info,control=debug
+    #[arg(short = 'L', long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", hide_env_values = true)]
+    pub log: String,
+}
+
+/// A number of seconds, a tenth to a day.
+pub fn seconds(text: &str) -> Result<f64, String> {
+    let value: f64 = text.parse().map_err(|_| "a number of seconds is needed".to_owned())?;
+    if (0.1..=86_400.0).contains(&value) { Ok(value) } else { Err("between 0.1 and 86400 seconds".to_owned()) }
+}
+
+/// The options of a control plane that replaces copies after `node_grace` and expects reports every `heartbeat` seconds.
+pub fn options(node_grace: f64, heartbeat: f64) -> Options {
+    let mut options = Options::default();
+    options.settings.node_grace_ms = u64::try_from(Duration::from_secs_f64(node_grace).as_millis()).unwrap_or(u64::MAX);
+    options.heartbeat = Duration::from_secs_f64(heartbeat);
+    options
+}
+
+/// Opens the store in a directory and starts a control plane on it. To be called inside a tokio runtime.
+pub async fn open(dir: &Path, options: Options) -> Result<Control, Failure> {
+    let cannot = |e: std::io::Error| Failure::failed(format!("the directory {} cannot be used: {e}", dir.display()));
+    std::fs::create_dir_all(dir).map_err(cannot)?;
+    let store = EmbeddedStore::open(&dir.join("control.redb")).map_err(Failure::failed)?;
+    Control::start(Arc::new(store), options).await.map_err(Failure::failed)
+}
+
+/// Runs the role until SIGTERM or SIGINT.
+pub async fn run(arguments: Arguments) -> Done {
+    let cannot = |e| Failure::failed(format!("cannot listen on {} for gRPC: {e}", arguments.grpc));
+    let listener = TcpListener::bind(arguments.grpc).await.map_err(cannot)?;
+    let address = listener.local_addr().map_err(cannot)?;
+    let mut signals = Signals::new()?;
+    let control = open(&arguments.data_dir, options(arguments.node_grace, arguments.heartbeat)).await?;
+    output::print(&format!("control plane ready: gRPC {address}, data in {}\n", arguments.data_dir.display()))?;
+    let stop = async move {
+        let signal = signals.next().await;
+        tracing::info!("{signal}: stopping");
+    };
+    let served = control.serve(listener, stop).await;
+    served.map_err(|e| Failure::failed(format!("the gRPC server failed: {e}")))
+}
