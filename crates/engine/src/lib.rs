@@ -8,6 +8,7 @@ pub mod load;
 pub mod malloc;
 pub mod model;
 pub mod node;
+pub mod remote;
 pub mod settings;
 pub mod uri;
 pub mod volume;

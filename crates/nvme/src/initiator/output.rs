@@ -22,6 +22,10 @@ pub(super) struct Output {
 }
 
 impl Output {
+    pub(super) fn is_empty(&self) -> bool {
+        self.segments.is_empty() && self.ready.is_empty()
+    }
+
     /// Adds `bytes` and then `padding` zeroes.
     pub(super) fn add(&mut self, bytes: &[u8], padding: usize) {
         let len = bytes.len() + padding;

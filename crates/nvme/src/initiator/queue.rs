@@ -176,6 +176,10 @@ impl<T> Queue<T> {
     pub fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
     }
+    /// Whether there is something to send.
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
+    }
     /// The bytes to send, in order; empty when there is nothing.
     pub fn output(&mut self) -> Vec<Buf> {
         self.output.take()

@@ -1,0 +1,446 @@
+//! The life of a remote disk: keeps an association up, sends requests over it, notices silence, reconnects.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::{Rc, Weak};
+use std::time::Duration;
+
+use block::{Fault, Geometry, Request, Ticket};
+use futures_channel::oneshot;
+use futures_util::future::{Either, select};
+use host::{Host, Notify};
+use nvme::initiator::{Completed, command};
+use uuid::Uuid;
+
+use super::association::{Association, Caller};
+use super::connection::{Connection, Link, Loss, Token};
+use super::flights::{Answers, Flights, Part};
+use super::{OnRestart, RemoteError, RemoteOptions, RemoteSpec, RemoteState, refusal};
+
+/// Pauses between attempts to reconnect: the first, and the longest.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// The deadline is measured in so many ticks; it is kept to one of them.
+const TICKS: u32 = 8;
+/// An admin queue that brings no answer for so many ticks (half of the deadline) is given up, so that there is time left
+/// to try again.
+const SILENT_TICKS: u32 = TICKS / 2;
+const SHORTEST_DEADLINE: Duration = Duration::from_millis(100);
+
+/// The disk, shared by its handle, its two tasks and (weakly) its connections.
+pub(super) struct Inner {
+    host: Host,
+    spec: RemoteSpec,
+    options: RemoteOptions,
+    geometry: Geometry,
+    uuid: Option<Uuid>,
+    instance: Cell<Option<[u8; 16]>>,
+    state: RefCell<RemoteState>,
+    flights: RefCell<Flights>,
+    association: RefCell<Option<Association>>,
+    /// The queue that the next command goes to.
+    turn: Cell<usize>,
+    /// Wakes the supervisor: a connection has ended, or the disk is being closed.
+    attention: Notify,
+    /// Set once the association was shut down and nothing runs any more.
+    finished: Cell<bool>,
+    on_finished: RefCell<Vec<oneshot::Sender<()>>>,
+    on_change: RefCell<Option<ChangeCallback>>,
+}
+
+type ChangeCallback = Rc<dyn Fn(&RemoteState)>;
+
+struct NoLink;
+impl Link for NoLink {
+    fn completed(&self, _: &mut Vec<Completed<Part>>) {}
+    fn lost(&self) {}
+}
+
+/// A link to nobody.
+pub(super) fn no_link() -> Weak<dyn Link> {
+    Weak::<NoLink>::new()
+}
+
+/// Lets connections that are made before the disk exists find it.
+#[derive(Default)]
+struct Anchor(RefCell<Weak<Inner>>);
+impl Link for Anchor {
+    fn completed(&self, parts: &mut Vec<Completed<Part>>) {
+        if let Some(inner) = self.0.borrow().upgrade() {
+            inner.completed(parts);
+        }
+    }
+    fn lost(&self) {
+        if let Some(inner) = self.0.borrow().upgrade() {
+            inner.attention.notify();
+        }
+    }
+}
+
+async fn associate(
+    host: &Host,
+    spec: &RemoteSpec,
+    options: &RemoteOptions,
+    link: Weak<dyn Link>,
+) -> Result<Association, RemoteError> {
+    let limit = options.connect_timeout;
+    let made = host.timeout(limit, Caller { host, spec, options, link }.associate()).await;
+    made.unwrap_or_else(|| Err(RemoteError::TimedOut { uri: spec.uri(), limit }))
+}
+
+impl Inner {
+    /// Connects, and starts the tasks that keep the disk up.
+    pub(super) async fn start(host: &Host, spec: RemoteSpec, options: RemoteOptions) -> Result<Rc<Inner>, RemoteError> {
+        let options = RemoteOptions { command_deadline: options.command_deadline.max(SHORTEST_DEADLINE), ..options };
+        let anchor = Rc::new(Anchor::default());
+        let link: Rc<dyn Link> = anchor.clone();
+        let association = associate(host, &spec, &options, Rc::downgrade(&link)).await?;
+        let inner = Rc::new(Inner {
+            host: host.clone(),
+            geometry: association.limits.geometry,
+            uuid: association.uuid,
+            instance: Cell::new(association.instance),
+            spec,
+            options,
+            state: RefCell::new(RemoteState::Up),
+            flights: RefCell::new(Flights::new(association.limits)),
+            association: RefCell::new(Some(association)),
+            turn: Cell::new(0),
+            attention: Notify::default(),
+            finished: Cell::new(false),
+            on_finished: RefCell::default(),
+            on_change: RefCell::new(None),
+        });
+        *anchor.0.borrow_mut() = Rc::downgrade(&inner);
+        // A connection may have ended before it could tell.
+        inner.attention.notify();
+        host.spawn(supervise(inner.clone(), link));
+        host.spawn(sweep(Rc::downgrade(&inner)));
+        Ok(inner)
+    }
+
+    pub(super) fn state(&self) -> RemoteState {
+        self.state.borrow().clone()
+    }
+    pub(super) fn spec(&self) -> &RemoteSpec {
+        &self.spec
+    }
+    pub(super) fn uuid(&self) -> Option<Uuid> {
+        self.uuid
+    }
+    pub(super) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+    pub(super) fn on_change(&self, callback: Box<dyn Fn(&RemoteState)>) {
+        *self.on_change.borrow_mut() = Some(callback.into());
+    }
+
+    fn is_closed(&self) -> bool {
+        *self.state.borrow() == RemoteState::Closed
+    }
+
+    /// The only place where the state changes. Closed is the end; Failed can only be closed.
+    fn go(&self, next: RemoteState) {
+        {
+            let mut state = self.state.borrow_mut();
+            let allowed = match (&*state, &next) {
+                (RemoteState::Closed, _) => false,
+                (RemoteState::Failed(_), next) => *next == RemoteState::Closed,
+                (now, next) => now != next,
+            };
+            if !allowed {
+                return;
+            }
+            *state = next.clone();
+        }
+        let callback = self.on_change.borrow().clone();
+        if let Some(callback) = callback {
+            callback(&next);
+        }
+    }
+
+    pub(super) fn submit(&self, request: Request, ticket: Ticket) {
+        if let Some(fault) = refusal(&self.state.borrow()) {
+            return ticket.fail(fault);
+        }
+        self.flights.borrow_mut().add(request, ticket);
+        self.pump();
+    }
+
+    /// Gives waiting parts to queues with free slots. Nobody is called back from here.
+    fn pump(&self) {
+        let association = self.association.borrow();
+        let Some(association) = &*association else { return };
+        let mut flights = self.flights.borrow_mut();
+        while let Some(queue) = self.next_queue(&association.io) {
+            let Some((command, part)) = flights.next() else { return };
+            queue.submit(command, Token::Part(part));
+        }
+    }
+
+    /// A queue with a free slot, in turn.
+    fn next_queue<'a>(&self, queues: &'a [Rc<Connection>]) -> Option<&'a Rc<Connection>> {
+        let from = self.turn.get();
+        let found = (0..queues.len()).map(|i| (from + i) % queues.len()).find(|i| queues[*i].free() > 0)?;
+        self.turn.set(found + 1);
+        Some(&queues[found])
+    }
+
+    /// Parts were answered: answers go out when nothing is borrowed, freed slots are filled.
+    fn completed(&self, parts: &mut Vec<Completed<Part>>) {
+        let mut answers = Answers::new();
+        {
+            let mut flights = self.flights.borrow_mut();
+            for Completed { token, status, data, .. } in parts.drain(..) {
+                flights.done(token, status, data, &mut answers);
+            }
+        }
+        self.pump();
+        answer(answers);
+    }
+
+    pub(super) fn begin_close(&self) {
+        self.go(RemoteState::Closed);
+        self.give_up(Fault::Aborted);
+        self.attention.notify();
+    }
+
+    fn give_up(&self, fault: Fault) {
+        let mut answers = Answers::new();
+        self.flights.borrow_mut().fail_all(fault, &mut answers);
+        answer(answers);
+    }
+
+    pub(super) async fn closed(&self) {
+        if self.finished.get() {
+            return;
+        }
+        let (tx, rx) = oneshot::channel();
+        self.on_finished.borrow_mut().push(tx);
+        // Dropped when all is over.
+        let _ = rx.await;
+    }
+
+    /// Waits for `future`, unless the disk is closed first.
+    async fn unless_closed<T>(&self, future: impl Future<Output = T>) -> Option<T> {
+        let closed = async {
+            while !self.is_closed() {
+                self.attention.notified().await;
+            }
+        };
+        match select(std::pin::pin!(future), std::pin::pin!(closed)).await {
+            Either::Left((value, _)) if !self.is_closed() => Some(value),
+            _ => None,
+        }
+    }
+
+    /// Takes a broken association down: what was in flight waits for the next one.
+    fn take_down(&self) -> Option<Association> {
+        let association = self.association.borrow_mut().take()?;
+        association.end();
+        let orphans = association.connections().flat_map(|connection| connection.orphans()).collect();
+        self.flights.borrow_mut().again(orphans);
+        Some(association)
+    }
+
+    /// Whether a new association leads to the same namespace, with everything in it that was answered.
+    fn recognise(&self, association: &Association) -> Result<(), RemoteError> {
+        let changed = |why: String| Err(RemoteError::Changed { uri: self.spec.uri(), why });
+        let (was, is) = (self.geometry, association.limits.geometry);
+        if association.uuid != self.uuid {
+            let name = |uuid: Option<Uuid>| uuid.map_or("one without a UUID".to_owned(), |uuid| uuid.to_string());
+            return changed(format!("expected the namespace {}, found {}", name(self.uuid), name(association.uuid)));
+        }
+        if is.block_size != was.block_size || is.blocks < was.blocks {
+            return changed(format!(
+                "the namespace had {} blocks of {} bytes and has {} of {} now",
+                was.blocks,
+                was.block_size.bytes(),
+                is.blocks,
+                is.block_size.bytes()
+            ));
+        }
+        let restarted = matches!((self.instance.get(), association.instance), (Some(a), Some(b)) if a != b);
+        let unflushed = self.flights.borrow().unflushed();
+        if restarted && unflushed > 0 && self.options.on_restart == OnRestart::Fail {
+            return changed(format!(
+                "the target has restarted and may have lost {unflushed} writes that were not flushed"
+            ));
+        }
+        Ok(())
+    }
+
+    fn install(&self, association: Association) {
+        self.instance.set(association.instance);
+        self.flights.borrow_mut().set_limits(association.limits);
+        *self.association.borrow_mut() = Some(association);
+        self.go(RemoteState::Up);
+        self.pump();
+    }
+
+    /// One tick of the sweep: deadlines, silence, keep-alive.
+    fn tick(&self, watch: &mut Watch) {
+        let mut answers = Answers::new();
+        let known = self.flights.borrow_mut().tick(TICKS, &mut answers);
+        {
+            let association = self.association.borrow();
+            match &*association {
+                None => watch.down += 1,
+                Some(association) => {
+                    watch.down = 0;
+                    let probe = watch.look(association, known) | watch.keep_alive_is_due();
+                    if probe && association.admin.in_flight() == 0 && association.admin.free() > 0 {
+                        association.admin.submit(command::keep_alive(), Token::Nobody);
+                    }
+                }
+            }
+        }
+        if watch.down > TICKS && *self.state.borrow() == RemoteState::Reconnecting {
+            self.go(RemoteState::Lost);
+        }
+        self.pump();
+        answer(answers);
+    }
+}
+
+fn answer(answers: Answers) {
+    for (ticket, outcome) in answers {
+        ticket.answer(outcome);
+    }
+}
+
+/// What the sweep remembers from tick to tick.
+struct Watch {
+    /// Ticks without an association.
+    down: u32,
+    /// For each connection: what it had received, and for how many ticks nothing has come while something should.
+    quiet: Vec<(u64, u32)>,
+    /// Ticks between keep-alives (0: none), and since the last.
+    every: u32,
+    since: u32,
+}
+
+impl Watch {
+    fn keep_alive_is_due(&mut self) -> bool {
+        if self.every == 0 {
+            return false;
+        }
+        self.since += 1;
+        if self.since < self.every {
+            return false;
+        }
+        self.since = 0;
+        true
+    }
+
+    /// Ends an association whose target has gone silent. `known`: a request that the target knew of has passed its
+    /// deadline. Returns whether the target should be asked for a sign of life: a slow disk keeps an I/O queue silent,
+    /// a dead target the admin queue as well.
+    fn look(&mut self, association: &Association, known: bool) -> bool {
+        self.quiet.resize(association.io.len() + 1, (0, 0));
+        let mut probe = false;
+        for (connection, (received, ticks)) in association.connections().zip(&mut self.quiet) {
+            let now = connection.received();
+            *ticks = if connection.in_flight() > 0 && now == *received { *ticks + 1 } else { 0 };
+            *received = now;
+            probe |= *ticks > 0;
+        }
+        if self.quiet[0].1 >= SILENT_TICKS {
+            self.quiet.clear();
+            association.admin.fail(Loss::Silent);
+        }
+        // The target holds a command for too long, although it answers others. A new association makes sure that it
+        // does not carry it out at some later time.
+        if known && let Some(queue) = association.io.first() {
+            queue.fail(Loss::Unanswered);
+        }
+        probe
+    }
+}
+
+/// Counts time for all requests together, so that none needs a timer of its own.
+async fn sweep(disk: Weak<Inner>) {
+    let Some((host, interval, keep_alive)) = disk
+        .upgrade()
+        .map(|inner| (inner.host.clone(), inner.options.command_deadline / TICKS, inner.options.keep_alive / 2))
+    else {
+        return;
+    };
+    let every = if keep_alive.is_zero() { 0 } else { (keep_alive.as_nanos() / interval.as_nanos()).max(1) as u32 };
+    let mut watch = Watch { down: 0, quiet: Vec::new(), every, since: 0 };
+    loop {
+        host.sleep(interval).await;
+        match disk.upgrade() {
+            Some(inner) if !inner.is_closed() => inner.tick(&mut watch),
+            _ => return,
+        }
+    }
+}
+
+/// Keeps the disk up until it is closed or has failed for good.
+async fn supervise(inner: Rc<Inner>, link: Rc<dyn Link>) {
+    loop {
+        inner.attention.notified().await;
+        if inner.is_closed() {
+            break;
+        }
+        let is_over = inner.association.borrow().as_ref().is_some_and(|a| a.why_over().is_some());
+        if !is_over {
+            continue;
+        }
+        inner.go(RemoteState::Reconnecting);
+        let old = inner.take_down();
+        match reconnect(&inner, &link, old).await {
+            Some(Ok(association)) => {
+                inner.install(association);
+                // It may have ended again already.
+                inner.attention.notify();
+            }
+            Some(Err(error)) => {
+                inner.go(RemoteState::Failed(error.to_string()));
+                inner.give_up(Fault::Gone);
+                // Nothing more will happen, but close() still wants its answer.
+                while !inner.is_closed() {
+                    inner.attention.notified().await;
+                }
+                break;
+            }
+            None => break,
+        }
+    }
+    let association = inner.association.borrow_mut().take();
+    if let Some(association) = association {
+        association.close(&inner.host).await;
+    }
+    inner.finished.set(true);
+    inner.on_finished.borrow_mut().clear();
+}
+
+/// Tries until there is an association to the same namespace. `None` when the disk was closed meanwhile.
+async fn reconnect(
+    inner: &Inner,
+    link: &Rc<dyn Link>,
+    old: Option<Association>,
+) -> Option<Result<Association, RemoteError>> {
+    let mut pause = BACKOFF.0;
+    let mut old = old;
+    loop {
+        let slept = inner.unless_closed(inner.host.sleep(pause)).await;
+        // By now a target that broke the protocol has been told why.
+        for connection in old.take().iter().flat_map(Association::connections) {
+            connection.hang_up();
+        }
+        slept?;
+        let made = associate(&inner.host, &inner.spec, &inner.options, Rc::downgrade(link));
+        match inner.unless_closed(made).await? {
+            Ok(association) => match inner.recognise(&association) {
+                Ok(()) => return Some(Ok(association)),
+                Err(error) => {
+                    association.close(&inner.host).await;
+                    return Some(Err(error));
+                }
+            },
+            Err(error) if error.is_final() => return Some(Err(error)),
+            Err(_) => pause = (pause * 2).min(BACKOFF.1),
+        }
+    }
+}
