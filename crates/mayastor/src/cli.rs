@@ -52,8 +52,8 @@ pub struct Globals {
     /// The control plane to talk to [default: 127.0.0.1:10125]
     #[arg(long, global = true, value_name = "HOST[:PORT]", env = "MAYASTOR_CONTROL", hide_env_values = true)]
     pub control: Option<String>,
-    /// How results are printed
-    #[arg(short, long, global = true, value_name = "FORM", value_enum, default_value_t)]
+    /// How results are printed: table for people, json or yaml for programs
+    #[arg(short, long, global = true, value_name = "FORM", value_enum, default_value_t, hide_possible_values = true)]
     pub output: Format,
     /// Print names and rows only, no titles and no sentences
     #[arg(short, long, global = true)]

@@ -179,12 +179,14 @@ impl Peer {
 }
 
 /// The innermost reason.
-fn root(error: &dyn std::error::Error) -> String {
+pub fn root(error: &dyn std::error::Error) -> String {
     let mut error = error;
     while let Some(source) = error.source() {
         error = source;
     }
-    error.to_string()
+    let text = error.to_string();
+    // The number says nothing that the words do not.
+    text.split(" (os error").next().unwrap_or_default().to_owned()
 }
 
 /// `host:port` from what a user writes: a host, a host with a port, an IPv6 address in brackets or bare, with or

@@ -7,6 +7,7 @@ mod client;
 mod connect;
 mod control;
 mod failure;
+mod legacy;
 mod output;
 mod serve;
 mod size;
@@ -20,6 +21,12 @@ use cli::{Cli, Command};
 use failure::{Done, Exit, Failure};
 
 fn main() -> ExitCode {
+    if legacy::is_wanted() {
+        return match legacy::Cli::try_parse() {
+            Ok(cli) => runtime().map_or_else(Failure::report, |runtime| runtime.block_on(legacy::run(cli))),
+            Err(error) => usage(&error),
+        };
+    }
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
@@ -65,12 +72,16 @@ fn run(cli: Cli) -> Done {
 
 /// Runs a command on this thread, with tokio under it.
 fn wait_for(command: impl Future<Output = Done>) -> Done {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))?;
+    let runtime = runtime()?;
     let done = runtime.block_on(command);
     // A name that is still being looked up must not hold up the exit.
     runtime.shutdown_background();
     done
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| Failure::failed(format!("cannot start: {error}")))
 }
 
 /// Logs to stderr what passes the filter.

@@ -67,7 +67,7 @@ pub fn parse(text: &str) -> Result<u64, String> {
     if !fraction.is_empty() {
         let scale = 10_u128.pow(u32::try_from(fraction.len()).expect("at most 9"));
         let parts: u128 = fraction.parse().expect("at most 9 digits");
-        if parts * u128::from(factor) % scale != 0 {
+        if !(parts * u128::from(factor)).is_multiple_of(scale) {
             return Err("not a whole number of bytes".into());
         }
         bytes += parts * u128::from(factor) / scale;
