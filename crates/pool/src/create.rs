@@ -141,11 +141,13 @@ fn extent_size(members: &[Member], asked: Option<u64>) -> Result<u64, PoolError>
 }
 
 /// The parts of disk 0 for a pool that begins with about `extents` extents, with room to grow.
-fn metadata_area(extents: u64) -> MetadataArea {
+fn metadata_area(extents: u64, extent_bytes: u64) -> MetadataArea {
     let replicas = (4 * extents).clamp(64, block::limits::POOL_REPLICAS as u64);
     let growth = (4 * extents).max(1024);
     let slot_bytes = checkpoint::worst_case(block::limits::POOL_DISKS as u64, replicas, growth).next_multiple_of(4096);
-    let journal_blocks = (extents / 4).clamp(16, 4096) as u32;
+    // A journal of a few MiB, but at most a hundredth of a small pool.
+    let hundredth = extents * extent_bytes / (100 * BLOCK_BYTES as u64);
+    let journal_blocks = (extents / 4).min(hundredth).clamp(16, 4096) as u32;
     let slots = [HEAD_BYTES, HEAD_BYTES + slot_bytes];
     MetadataArea { slots, slot_bytes, journal: slots[1] + slot_bytes, journal_blocks }
 }
@@ -195,7 +197,7 @@ fn layouts(
         extent_bytes,
         data_offset: 0,
         extents: 0,
-        metadata: metadata_area(extents),
+        metadata: metadata_area(extents, extent_bytes),
     };
     members.iter().enumerate().map(|(index, member)| layout(member, &base, new_uuid(host), index)).collect()
 }
