@@ -10,5 +10,6 @@ pub mod model;
 pub mod node;
 pub mod remote;
 pub mod settings;
+pub mod target;
 pub mod uri;
 pub mod volume;
