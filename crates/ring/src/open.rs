@@ -55,9 +55,7 @@ pub(crate) fn open(path: &Path, options: &OpenOptions) -> Result<(OwnedFd, Opene
     if blocks.0 == 0 {
         return Err(OpenError::Invalid(format!("its size of {size} bytes is less than one block")));
     }
-    // Direct I/O does not reach behind the disk's own cache, and buffered I/O not behind Linux's.
-    let features = Features { unmap: true, write_zeroes: true, volatile_cache: true };
-    let geometry = Geometry { block_size: options.block_size, blocks, features };
+    let geometry = Geometry { block_size: options.block_size, blocks, features: features(&fd, kind)? };
     Ok((fd, Opened { geometry, kind, writable, is_direct, align, label: path.display().to_string() }))
 }
 
@@ -134,6 +132,27 @@ fn direct_limits(fd: &OwnedFd, path: &Path, kind: Kind, block_size: BlockSize) -
             }
         }
     }
+}
+
+/// What is cheap here. File systems give space back and clear it without writing; disks say so, or not.
+///
+/// Neither direct nor buffered I/O reaches behind the disk's own cache, so a flush is always needed.
+fn features(fd: &OwnedFd, kind: Kind) -> Result<Features, OpenError> {
+    let (unmap, write_zeroes) = match kind {
+        Kind::Regular => (true, true),
+        Kind::Block => {
+            let device = rustix::fs::fstat(fd).map_err(io::Error::from)?.st_rdev;
+            (queue_limit(device, "discard_max_bytes"), queue_limit(device, "write_zeroes_max_bytes"))
+        }
+    };
+    Ok(Features { unmap, write_zeroes, volatile_cache: true })
+}
+
+/// Whether the kernel's limit for a kind of request to the device is above zero. Of a partition, its disk's is asked.
+fn queue_limit(device: rustix::fs::Dev, name: &str) -> bool {
+    let own = format!("/sys/dev/block/{}:{}", rustix::fs::major(device), rustix::fs::minor(device));
+    let limit = ["queue", "../queue"].iter().find_map(|q| std::fs::read_to_string(format!("{own}/{q}/{name}")).ok());
+    limit.is_some_and(|limit| limit.trim() != "0")
 }
 
 /// Turns direct I/O off.

@@ -199,22 +199,103 @@ fn a_file_that_was_cut_short_fails_loudly() {
 
 #[test]
 fn a_dropped_disk_still_answers() {
+    const REQUESTS: u64 = 20_000;
     let dir = Dir::new("drop");
     let path = dir.file("disk", 8 << 20);
     run(Options::default(), move |host| async move {
         let options = OpenOptions { block_size: BlockSize::B4096, claim: EXCLUSIVE };
         let disk = host.open_disk(&path, options.clone()).await.expect("it opens");
         let answers = host::Queue::default();
-        for i in 0..2000 {
+        // More than the rings hold.
+        for i in 0..REQUESTS {
             let range = block::BlockRange::new(i % 2048, 1);
             let (answers, data) = (answers.clone(), block::Buf::zeroes(4096));
             let request = Request::Write { range, data, durability: block::Durability::Volatile };
             disk.submit(request, block::Ticket::new(move |outcome| answers.push(outcome.is_ok())));
         }
         drop(disk);
-        for _ in 0..2000 {
+        for _ in 0..REQUESTS {
             assert!(answers.next().await, "a write of a disk that was dropped");
         }
         host.open_disk(&path, options).await.expect("it is free again");
+    });
+}
+
+/// A mounted file system that goes away with the test.
+struct Mount(PathBuf);
+
+impl Mount {
+    fn new(at: PathBuf, args: &[&str]) -> Option<Mount> {
+        std::fs::create_dir_all(&at).expect("a directory");
+        let done = Command::new("mount").args(args).arg(&at).output();
+        match done {
+            Ok(out) if out.status.success() => Some(Mount(at)),
+            Ok(out) => {
+                eprintln!("SKIPPED: no mount: {}", String::from_utf8_lossy(&out.stderr).trim());
+                None
+            }
+            Err(e) => {
+                eprintln!("SKIPPED: no mount: {e}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn a_full_file_system_is_no_space() {
+    let dir = Dir::new("full");
+    let Some(mount) = Mount::new(dir.0.join("mnt"), &["-t", "tmpfs", "-o", "size=1m", "tmpfs"]) else { return };
+    let path = mount.0.join("disk");
+    std::fs::File::create(&path).and_then(|f| f.set_len(8 << 20)).expect("a sparse file");
+    run(Options::default(), move |host| async move {
+        let options = OpenOptions { block_size: BlockSize::B4096, claim: EXCLUSIVE };
+        let disk = host.open_disk(&path, options).await.expect("it opens");
+        let (range, data) = (block::BlockRange::new(0, 512), block::Buf::zeroes(2 << 20));
+        let full = disk.write(range, data.clone(), block::Durability::Volatile).await;
+        assert_eq!(full, Err(Fault::NoSpace));
+        disk.unmap(range).await.expect("space can be given back");
+        let (range, data) = (block::BlockRange::new(1024, 64), data.slice(0..256 << 10));
+        disk.write(range, data, block::Durability::Durable).await.expect("there is room again");
+        disk.flush().await.expect("a flush");
+    });
+}
+
+#[test]
+fn a_file_system_with_large_blocks_serves_small_ones() {
+    let dir = Dir::new("large");
+    let Some(device) = Loop::new(&dir.file("image", 64 << 20), 4096) else { return };
+    let made = Command::new("mkfs.ext4").args(["-q", "-b", "4096", &device.0]).status();
+    if !made.is_ok_and(|status| status.success()) {
+        eprintln!("SKIPPED: no mkfs.ext4");
+        return;
+    }
+    let Some(mount) = Mount::new(dir.0.join("mnt"), &[&device.0]) else { return };
+    let path = mount.0.join("disk");
+    for block_size in [BlockSize::B512, BlockSize::B4096] {
+        std::fs::File::create(&path).and_then(|f| f.set_len(8 << 20)).expect("a file");
+        check(&path, block_size);
+    }
+}
+
+#[test]
+fn a_device_that_fails_is_a_medium_error() {
+    let dir = Dir::new("eio");
+    let file = dir.file("disk", 8 << 20);
+    let Some(device) = Loop::new(&file, 512) else { return };
+    let path = device.0.clone();
+    run(Options::default(), move |host| async move {
+        let options = OpenOptions { block_size: BlockSize::B512, claim: EXCLUSIVE };
+        let disk = host.open_disk(&path, options).await.expect("it opens");
+        std::fs::OpenOptions::new().write(true).open(&file).and_then(|f| f.set_len(1 << 20)).expect("cut");
+        let (there, lost) = (block::BlockRange::new(0, 8), block::BlockRange::new(8192, 8));
+        disk.read(there).await.expect("what is left can be read");
+        assert_eq!(disk.read(lost).await, Err(Fault::Medium));
     });
 }
