@@ -339,6 +339,8 @@ pub struct BdevInfo {
     pub uri: String,
     /// Where others reach it; empty when it is not shared.
     pub share_uri: String,
+    /// Why it is not open (then it has no blocks), though the configuration names it; else empty.
+    pub reason: String,
 }
 
 /// All that a node holds, at one instant.

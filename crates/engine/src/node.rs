@@ -1,23 +1,66 @@
 //! The storage node: the calls that change it and the calls that look at it.
+//!
+//! ```text
+//!   calls ──> pools ──> replicas ─┐                        ┌─> exports (NVMe/TCP target)
+//!         ──> bdevs ──────────────┼─> registry of devices ─┤
+//!         ──> nexuses ────────────┘    (name, user, share) └─> children of nexuses, disks of pools
+//! ```
+//!
+//! Every call that changes something holds the lock of its object, and is answered once the configuration file has the
+//! change. What the file names and cannot be brought back at a start stays in it, is listed as faulted with the reason,
+//! and is tried again every few seconds.
 
+mod bdevs;
+mod changes;
+mod counted;
+mod exports;
+mod ledgers;
+mod locks;
+mod nexuses;
+mod pools;
+mod registry;
+mod replicas;
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use host::Host;
+use futures_util::lock::Mutex;
+use host::{Host, JoinHandle, Queue};
+use uuid::Uuid;
 
-use crate::model::{
-    BdevInfo, CreateNexus, CreatePool, CreateReplica, Error, NexusInfo, NodeReport, PoolInfo, Protocol, RebuildInfo,
-    ReplicaInfo, ReplicaStats, SettingInfo,
-};
-use crate::volume::LedgerStore;
+use crate::config::{Config, Share, VERSION};
+use crate::model::{Error, NodeReport, SettingInfo};
+use crate::remote::RemoteOptions;
+use crate::settings::NodeSettings;
+use crate::uri::DeviceUri;
+use crate::volume::{LedgerStore, NexusEvent, StoredLedger};
+
+use bdevs::LostBdev;
+use changes::Changes;
+use exports::Exports;
+use locks::Locks;
+use nexuses::NexusSlot;
+use pools::PoolSlot;
+use registry::Registry;
+use replicas::ReplicaSlot;
+
+/// How the names of our subsystems begin.
+const NQN_PREFIX: &str = "nqn.2019-05.io.openebs:";
+/// How long what is lost waits between two attempts to bring it back.
+const RETRY: Duration = Duration::from_secs(2);
+/// How often the progress of rebuilds is reported.
+const PROGRESS: Duration = Duration::from_millis(500);
 
 /// How a node is started.
 pub struct NodeOptions {
     /// The node's name, as the control plane knows it.
     pub id: String,
-    /// Where the NVMe/TCP target listens; port 0 lets the system choose.
+    /// Where the NVMe/TCP target listens. Port 0: the port of the last run as the configuration file has it, or one
+    /// that the system chooses.
     pub nvmf_bind: SocketAddr,
     /// What hosts are told to connect to (`host:port`), when that differs from `nvmf_bind`.
     pub nvmf_advertised: Option<String>,
@@ -27,88 +70,48 @@ pub struct NodeOptions {
     pub managed_ledgers: Option<Rc<dyn LedgerStore>>,
 }
 
-/// A storage node. All calls may run at the same time; calls on one object wait for each other.
-pub struct Node {
-    host: Host,
-    options: NodeOptions,
-}
-
 /// The answer of most calls.
 pub type Result<T> = std::result::Result<T, Error>;
 
-macro_rules! calls {
-    ($($(#[$doc:meta])* $name:ident($($arg:ident: $type:ty),*) -> $result:ty;)*) => {
-        impl Node {
-            $(
-                $(#[$doc])*
-                #[allow(unused_variables, clippy::unused_async)]
-                pub async fn $name(&self, $($arg: $type),*) -> Result<$result> {
-                    Err(Error::unavailable(concat!(stringify!($name), " is being built")))
-                }
-            )*
-        }
-    };
+/// ```text
+///   Running ──stop()──> Stopping
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Running,
+    Stopping,
 }
 
-calls! {
-    /// Creates a pool, or imports the one of that name when the disks hold it. A disk of another pool, a damaged one
-    /// and (without `force`) one with foreign contents are refused.
-    create_pool(request: CreatePool) -> PoolInfo;
-    /// Imports a pool; never formats.
-    import_pool(name: String, disks: Vec<String>) -> PoolInfo;
-    /// Closes a pool and forgets it; the data stays on its disks.
-    export_pool(name: String) -> ();
-    /// Destroys a pool. With replicas in it: destroys them too (`with_replicas`, as v0.3.0 does), else refuses.
-    /// OK when there is no such pool.
-    destroy_pool(name: String, with_replicas: bool) -> ();
-    /// Adds a disk to a pool that is in use.
-    add_pool_disk(name: String, disk: String, force: bool) -> PoolInfo;
+/// Writes of the configuration file, one at a time; one write serves all calls that wait for it.
+#[derive(Default)]
+struct Saver {
+    turn: Mutex<()>,
+    wanted: Cell<u64>,
+    saved: Cell<u64>,
+}
 
-    /// Creates a replica; OK when an equal one exists.
-    create_replica(request: CreateReplica) -> ReplicaInfo;
-    /// Shares (`Some`) or un-shares (`None`) a replica; OK when it is so already.
-    share_replica(uuid: String, share: Option<Protocol>) -> ReplicaInfo;
-    /// Destroys a replica; OK when there is none, refused while a nexus of this node uses it.
-    destroy_replica(uuid: String) -> ();
-
-    /// Creates a nexus over its children; OK when an equal one exists.
-    create_nexus(request: CreateNexus) -> NexusInfo;
-    /// Unpublishes and closes a nexus; its children keep their data. OK when there is none.
-    destroy_nexus(uuid: String) -> ();
-    /// Publishes a nexus; `key` must be empty. OK when it is so already. The reply has `device_uri`.
-    publish_nexus(uuid: String, key: String, protocol: Protocol) -> NexusInfo;
-    /// Takes a nexus back; OK when it is not published.
-    unpublish_nexus(uuid: String) -> NexusInfo;
-    /// Adds a child and, unless `norebuild`, starts its rebuild. OK when it is a child already.
-    add_child(uuid: String, uri: String, norebuild: bool) -> NexusInfo;
-    /// Removes a child; OK when it is none; refused for the last good copy.
-    remove_child(uuid: String, uri: String) -> NexusInfo;
-    /// Takes a child out of use until it is onlined; refused for the last good copy.
-    offline_child(uuid: String, uri: String) -> NexusInfo;
-    /// Takes a child back into use and starts its rebuild.
-    online_child(uuid: String, uri: String) -> NexusInfo;
-    /// Treats a child as failed; refused for the last good copy.
-    fault_child(uuid: String, uri: String) -> NexusInfo;
-    /// Starts the rebuild of a child that is out of sync.
-    start_rebuild(uuid: String, uri: String) -> ();
-    /// Stops the rebuild of a child; OK when there is none.
-    stop_rebuild(uuid: String, uri: String) -> ();
-    /// Holds the rebuild of a child.
-    pause_rebuild(uuid: String, uri: String) -> ();
-    /// Lets the held rebuild of a child go on.
-    resume_rebuild(uuid: String, uri: String) -> ();
-
-    /// Opens the device of a URI; the reply is its name.
-    create_bdev(uri: String) -> String;
-    /// Closes the device of a URI.
-    destroy_bdev(uri: String) -> ();
-    /// Shares a device; the reply is where others reach it. OK when it is so already.
-    share_bdev(name: String, protocol: Protocol) -> String;
-    /// Un-shares a device; OK when it is not shared.
-    unshare_bdev(name: String) -> ();
-
-    /// Changes a setting, from now on.
-    set_setting(name: String, value: String) -> Vec<SettingInfo>;
+/// A storage node. All calls may run at the same time; calls on one object wait for each other.
+pub struct Node {
+    this: Weak<Node>,
+    host: Host,
+    options: NodeOptions,
+    instance: Uuid,
+    phase: Cell<Phase>,
+    settings: RefCell<NodeSettings>,
+    /// Sections of the file that have no meaning here, and are kept.
+    kept: Config,
+    exports: Exports,
+    registry: Rc<Registry>,
+    lost_bdevs: RefCell<BTreeMap<String, LostBdev>>,
+    pools: RefCell<BTreeMap<String, PoolSlot>>,
+    replicas: RefCell<BTreeMap<String, ReplicaSlot>>,
+    nexuses: RefCell<BTreeMap<Uuid, NexusSlot>>,
+    nexus_events: Queue<NexusEvent>,
+    ledgers: RefCell<BTreeMap<Uuid, StoredLedger>>,
+    locks: Locks,
+    changes: Changes,
+    saver: Saver,
+    tasks: RefCell<Vec<JoinHandle<()>>>,
 }
 
 impl Node {
@@ -116,59 +119,232 @@ impl Node {
     /// faulted with the reason, and tried again every few seconds; only an unusable configuration file or listening
     /// address is an error.
     pub async fn start(host: Host, options: NodeOptions) -> Result<Rc<Node>> {
-        Ok(Rc::new(Node { host, options }))
+        let mut config = load_config(&host, &options).await?;
+        let mut settings = NodeSettings::default();
+        for (name, value) in std::mem::take(&mut config.settings) {
+            settings.set(&name, &value.to_string()).map_err(|e| e.context(config_name(&options)))?;
+        }
+        let exports = Exports::start(&host, &options, config.nexus_opts.nvmf_replica_port).await?;
+        config.nexus_opts.nvmf_replica_port = Some(exports.port());
+        let pools = std::mem::take(&mut config.pools);
+        let nexuses = std::mem::take(&mut config.nexus_bdevs);
+        let ledgers = std::mem::take(&mut config.ledgers);
+        let bdevs = std::mem::take(&mut config.base_bdevs);
+        let instance = uuid::Builder::from_random_bytes(host.random_bytes()).into_uuid();
+        let node = Rc::new_cyclic(|this: &Weak<Node>| Node {
+            this: this.clone(),
+            host,
+            options,
+            instance,
+            phase: Cell::new(Phase::Running),
+            settings: RefCell::new(settings),
+            kept: config,
+            exports,
+            registry: Rc::default(),
+            lost_bdevs: RefCell::default(),
+            pools: RefCell::default(),
+            replicas: RefCell::default(),
+            nexuses: RefCell::default(),
+            nexus_events: Queue::default(),
+            ledgers: RefCell::default(),
+            locks: Locks::default(),
+            changes: Changes::default(),
+            saver: Saver::default(),
+            tasks: RefCell::default(),
+        });
+        let named = |e: Error| e.context(config_name(&node.options));
+        for bdev in bdevs {
+            let uri = DeviceUri::parse(&bdev.uri).map_err(named)?;
+            let lost = LostBdev { shared: bdev.share == Some(Share::Nvmf), reason: "not opened yet".into(), uri };
+            node.lost_bdevs.borrow_mut().insert(lost.uri.name(), lost);
+        }
+        node.expect_pools(pools);
+        node.expect_nexuses(nexuses).map_err(named)?;
+        node.load_ledgers(ledgers).map_err(named)?;
+        node.retry().await;
+        // The port, and the format of a file of v0.3.0, are put down before anybody relies on them.
+        node.persist().await?;
+        node.start_tasks();
+        Ok(node)
     }
+
+    fn start_tasks(&self) {
+        let (this, host) = (self.this.clone(), self.host.clone());
+        let retry = self.host.spawn(async move {
+            loop {
+                host.sleep(RETRY).await;
+                let Some(node) = this.upgrade() else { return };
+                node.retry().await;
+            }
+        });
+        let (this, host) = (self.this.clone(), self.host.clone());
+        let progress = self.host.spawn(async move {
+            loop {
+                host.sleep(PROGRESS).await;
+                let Some(node) = this.upgrade() else { return };
+                if node.any_rebuild() {
+                    node.changes.bump();
+                }
+            }
+        });
+        let (this, events) = (self.this.clone(), self.nexus_events.clone());
+        let news = self.host.spawn(async move {
+            loop {
+                // What happened is in the report; that something did is the news.
+                let _: NexusEvent = events.next().await;
+                while events.pop().is_some() {}
+                let Some(node) = this.upgrade() else { return };
+                node.changes.bump();
+            }
+        });
+        self.tasks.borrow_mut().extend([retry, progress, news]);
+    }
+
+    /// Tries to bring back what is lost. Devices first, since pools may stand on them; pools before nexuses.
+    async fn retry(&self) {
+        self.retry_bdevs().await;
+        self.retry_pools().await;
+        self.retry_shares().await;
+        self.retry_nexuses().await;
+    }
+
     /// Closes everything in order; the configuration stays. The node must not be used any more.
-    pub async fn stop(&self) {}
-    /// All pools, by name.
-    pub fn pools(&self) -> Vec<PoolInfo> {
-        Vec::new()
+    pub async fn stop(&self) {
+        if self.phase.replace(Phase::Stopping) == Phase::Stopping {
+            return;
+        }
+        let tasks = self.tasks.take();
+        tasks.into_iter().for_each(JoinHandle::cancel);
+        self.exports.stop().await;
+        self.stop_nexuses().await;
+        self.stop_pools().await;
+        for name in self.registry.names() {
+            drop(self.registry.remove(&name));
+        }
     }
-    /// All replicas, by name.
-    pub fn replicas(&self) -> Vec<ReplicaInfo> {
-        Vec::new()
+
+    fn running(&self) -> Result<()> {
+        match self.phase.get() {
+            Phase::Running => Ok(()),
+            Phase::Stopping => Err(Error::unavailable(format!("node {} is stopping", self.options.id))),
+        }
     }
-    /// What was read from and written to each replica.
-    pub fn replica_stats(&self) -> Vec<ReplicaStats> {
-        Vec::new()
+
+    /// Puts the configuration on stable storage. Every call that changes something ends with this.
+    async fn persist(&self) -> Result<()> {
+        self.changes.bump();
+        let Some(path) = self.options.config_path.clone() else { return Ok(()) };
+        if self.phase.get() == Phase::Stopping {
+            // What is being closed stays in the file.
+            return self.running();
+        }
+        let mine = self.saver.wanted.get() + 1;
+        self.saver.wanted.set(mine);
+        let _turn = self.saver.turn.lock().await;
+        if self.saver.saved.get() >= mine {
+            return Ok(());
+        }
+        let upto = self.saver.wanted.get();
+        let contents = self.config().to_yaml().into_bytes();
+        match self.host.store(&path, contents).await {
+            Ok(()) => {
+                self.saver.saved.set(upto);
+                Ok(())
+            }
+            Err(error) => {
+                let path = path.display();
+                let why = format!("the change is made, but it could not be written to {path}: {error}");
+                Err(Error::data_loss(why))
+            }
+        }
     }
-    /// All nexuses, by uuid.
-    pub fn nexuses(&self) -> Vec<NexusInfo> {
-        Vec::new()
+
+    /// The configuration as it has to be after a restart.
+    fn config(&self) -> Config {
+        let settings = self.settings.borrow();
+        Config {
+            version: Some(VERSION),
+            pools: self.pools_config(),
+            base_bdevs: self.bdevs_config(),
+            nexus_bdevs: self.nexuses_config(),
+            settings: settings.changed().map(|(name, value)| (name.to_owned(), value)).collect(),
+            ledgers: self.ledgers_config(),
+            ..self.kept.clone()
+        }
     }
-    /// All block devices, by name.
-    pub fn bdevs(&self) -> Vec<BdevInfo> {
-        Vec::new()
-    }
+
     /// All settings, by name.
     pub fn settings(&self) -> Vec<SettingInfo> {
-        Vec::new()
+        self.settings.borrow().list()
     }
-    /// The rebuild of a child. NotFound names what is missing; no rebuild at present is FailedPrecondition.
-    pub fn rebuild(&self, uuid: &str, uri: &str) -> Result<RebuildInfo> {
-        Err(Error::not_found(format!("nexus {uuid} not found (child {uri})")))
+
+    /// Changes a setting, from now on; an empty value means the default.
+    pub async fn set_setting(&self, name: String, value: String) -> Result<Vec<SettingInfo>> {
+        self.running()?;
+        let _held = self.locks.hold("settings", "").await;
+        self.settings.borrow_mut().set(&name, &value)?;
+        self.apply_settings();
+        self.persist().await?;
+        Ok(self.settings())
     }
+
     /// All that the node holds.
     pub fn report(&self) -> NodeReport {
         NodeReport {
             id: self.options.id.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
-            instance: uuid::Uuid::from_bytes(self.host.random_bytes()),
-            sequence: 0,
+            instance: self.instance,
+            sequence: self.changes.sequence(),
             pools: self.pools(),
             replicas: self.replicas(),
             nexuses: self.nexuses(),
         }
     }
+
     /// Waits until there is a report newer than `seen` (at most `wait`), then returns it. For streams of reports: call
     /// it again with the sequence that it returned, not more often than the reader can follow.
     pub async fn report_after(&self, seen: u64, wait: Duration) -> NodeReport {
-        let _ = seen;
-        self.host.sleep(wait).await;
+        // A report is due after `wait` in any case.
+        let _ = self.host.timeout(wait, self.changes.after(seen)).await;
         self.report()
     }
+
     /// Where hosts connect to the NVMe/TCP target (`host:port`).
     pub fn nvmf_address(&self) -> String {
-        self.options.nvmf_bind.to_string()
+        self.exports.address().to_owned()
+    }
+
+    /// The host NQN of this node for remote devices that are not children of a nexus.
+    fn host_nqn(&self) -> String {
+        let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '-' };
+        format!("{NQN_PREFIX}node-{}", self.options.id.chars().map(plain).collect::<String>())
+    }
+
+    fn remote_options(&self) -> RemoteOptions {
+        let options = RemoteOptions::default();
+        let deadline = self.settings.borrow().nexus().member_deadline;
+        let shortest = Duration::from_millis(100);
+        RemoteOptions { command_deadline: options.command_deadline.min(deadline).max(shortest), ..options }
+    }
+
+    /// Changes the reason of something lost, and tells watchers when it is a new one.
+    fn explain(&self, reason: &mut String, now: String) {
+        if *reason != now {
+            *reason = now;
+            self.changes.bump();
+        }
+    }
+}
+
+fn config_name(options: &NodeOptions) -> String {
+    let path = options.config_path.as_ref().map(|p| p.display().to_string());
+    format!("configuration file {}", path.unwrap_or_default())
+}
+
+async fn load_config(host: &Host, options: &NodeOptions) -> Result<Config> {
+    let Some(path) = &options.config_path else { return Ok(Config::default()) };
+    match host.load(path).await {
+        Ok(contents) => Config::parse(&path.display().to_string(), &contents.unwrap_or_default()),
+        Err(error) => Err(Error::internal(format!("{}: {error}", config_name(options)))),
     }
 }

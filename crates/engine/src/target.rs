@@ -193,8 +193,9 @@ impl TargetServer {
     /// no device is used any more.
     pub async fn stop(&self) {
         // The task that keeps time goes on: it limits how long a host may take to read its last answers.
-        let accept = (self.tasks.borrow().len() > 1).then(|| self.tasks.borrow_mut().remove(0));
-        if let Some(accept) = accept {
+        let stopping = self.tasks.borrow().len() > 1;
+        if stopping {
+            let accept = self.tasks.borrow_mut().remove(0);
             accept.cancel();
         }
         let mut out = Outbox::new();

@@ -1,0 +1,111 @@
+//! What the node's NVMe/TCP target offers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+
+use host::{DiskRef, Host};
+use uuid::Uuid;
+
+use super::{NodeOptions, Result};
+use crate::model::Error;
+use crate::target::{Export, TargetOptions, TargetServer};
+
+/// The target, and how others reach it.
+pub(crate) struct Exports {
+    server: Rc<TargetServer>,
+    /// `host:port` for URIs.
+    address: String,
+}
+
+impl Exports {
+    /// Starts the target. Port 0 in the options: the port of the last time, `before`, or any that is free.
+    pub(crate) async fn start(host: &Host, options: &NodeOptions, before: Option<u16>) -> Result<Exports> {
+        let mut bind = options.nvmf_bind;
+        if bind.port() == 0 {
+            bind.set_port(before.unwrap_or(0));
+        }
+        let (name, port) = match &options.nvmf_advertised {
+            Some(text) => split(text)?,
+            None => (bind.ip().to_string(), 0),
+        };
+        // Discovery tells addresses, not names: a host that knows us by a name needs none from there.
+        let advertised = name.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
+        let server = TargetServer::start(host, TargetOptions { bind, advertised }).await;
+        let server = server.map_err(|e| Error::unavailable(format!("NVMe/TCP target: {e}")))?;
+        let port = if port == 0 { server.address().port() } else { port };
+        let address = if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") };
+        Ok(Exports { server, address })
+    }
+
+    /// The port that it listens on.
+    pub(crate) fn port(&self) -> u16 {
+        self.server.address().port()
+    }
+
+    /// What hosts connect to, as `host:port`.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// The URI of an exported subsystem.
+    pub(crate) fn uri(&self, nqn: &str) -> String {
+        format!("nvmf://{}/{nqn}", self.address())
+    }
+
+    /// Offers a device.
+    pub(crate) async fn add(&self, nqn: &str, uuid: Uuid, disk: DiskRef) -> Result<()> {
+        let export = Export { nqn: nqn.into(), uuid, disk };
+        self.server.export(export).map_err(|e| Error::internal(format!("cannot share it as {nqn}: {e}")))
+    }
+
+    /// Takes a device back; requests in flight are answered first.
+    pub(crate) async fn remove(&self, nqn: &str) {
+        // It fails only when there is no such subsystem; then there is nothing to take back.
+        let _ = self.server.unexport(nqn).await;
+    }
+
+    /// Ends all connections in order.
+    pub(crate) async fn stop(&self) {
+        self.server.stop().await;
+    }
+}
+
+/// A host name or address, and the port (0 when there is none).
+fn split(text: &str) -> Result<(String, u16)> {
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return Ok((ip.to_string(), 0));
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok((address.ip().to_string(), address.port()));
+    }
+    let (name, port) = match text.split_once(':') {
+        Some((name, port)) => (name, port.parse().ok()),
+        None => (text, Some(0)),
+    };
+    match port {
+        Some(port) if !name.is_empty() && !name.contains(['/', ' ']) => Ok((name.into(), port)),
+        _ => Err(Error::invalid(format!("advertised address '{text}': it must be host, host:port or [ipv6]:port"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advertised_addresses() {
+        for (text, host, port) in [
+            ("10.0.0.1", "10.0.0.1", 0),
+            ("10.0.0.1:9", "10.0.0.1", 9),
+            ("[::1]:9", "::1", 9),
+            ("::1", "::1", 0),
+            ("storage.example", "storage.example", 0),
+            ("storage.example:8420", "storage.example", 8420),
+        ] {
+            assert_eq!(split(text), Ok((host.into(), port)), "{text}");
+        }
+        for text in ["", ":1", "a:b", "a:1:2", "a:70000", "a b"] {
+            assert!(split(text).is_err_and(|e| e.message.contains(text)), "{text}");
+        }
+    }
+}

@@ -1,0 +1,714 @@
+//! Nexuses: opening, publishing, closing, their children, and bringing them back after a restart.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use block::{Bytes, limits};
+use host::DiskRef;
+use uuid::Uuid;
+
+use super::registry::{Bdev, Lease, Origin};
+use super::{Node, Result};
+use crate::config::{NexusConfig, Share, parse_size};
+use crate::model::{
+    ChildInfo, ChildState, CreateNexus, Error, ErrorKind, Health, LedgerInfo, NexusInfo, Protocol, RebuildInfo,
+    RebuildState,
+};
+use crate::uri::{Device, DeviceUri};
+use crate::volume::{self, ChildSpec, NexusError, NexusSpec};
+
+use super::bdevs::supported;
+
+/// ```text
+///   create ──> Open ──destroy──> (gone)
+///   (configuration) ──> Lost ──open──> Open
+///                        └──destroy──> (gone)
+/// ```
+pub(crate) enum NexusState {
+    /// It serves, or could. Field order matters: the nexus lets go of its disks before the leases close them.
+    Open { nexus: Rc<volume::Nexus>, leases: BTreeMap<String, Lease> },
+    /// Named by the configuration, not open; tried again every few seconds.
+    Lost { reason: String },
+}
+
+pub(crate) struct NexusSlot {
+    pub(crate) size: u64,
+    /// The URIs of the children, as they were given.
+    pub(crate) children: Vec<String>,
+    pub(crate) managed: bool,
+    /// Whether it shall be published; whether it is, the registry knows.
+    pub(crate) published: bool,
+    /// Children that an operator took out.
+    pub(crate) offline: BTreeSet<String>,
+    /// Children that were not reachable when the nexus was opened; they are taken in as soon as they are.
+    pub(crate) absent: BTreeSet<String>,
+    pub(crate) state: NexusState,
+}
+
+/// How a nexus is opened.
+struct Opening<'a> {
+    uuid: Uuid,
+    size: u64,
+    children: &'a [String],
+    offline: &'a BTreeSet<String>,
+    managed: bool,
+    /// Nobody has opened the volume before, as far as the caller knows.
+    fresh: bool,
+}
+
+/// What came of it.
+struct Opened {
+    nexus: Rc<volume::Nexus>,
+    leases: BTreeMap<String, Lease>,
+    absent: BTreeSet<String>,
+}
+
+impl Node {
+    /// Creates a nexus over its children; OK when an equal one exists. With a ledger, children that cannot be reached
+    /// are allowed as far as the ledger allows it; without, all must be there.
+    pub async fn create_nexus(&self, request: CreateNexus) -> Result<NexusInfo> {
+        self.running()?;
+        let CreateNexus { uuid, size, children, ledger, managed } = request;
+        let uuid = parse_uuid(&uuid)?;
+        let context = |e: Error| e.context(format!("nexus {uuid}"));
+        check_children(&children).map_err(context)?;
+        if size == 0 {
+            return Err(context(Error::invalid("the size is zero")));
+        }
+        if managed && self.options.managed_ledgers.is_none() {
+            return Err(context(Error::precondition("this node has no control plane that could manage it")));
+        }
+        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+        let known = self.nexuses.borrow().get(&uuid).map(|slot| {
+            let set = |c: &[String]| c.iter().cloned().collect::<BTreeSet<_>>();
+            let same = slot.size == size && slot.managed == managed && set(&slot.children) == set(&children);
+            (same, matches!(slot.state, NexusState::Open { .. }))
+        });
+        match known {
+            Some((false, _)) => {
+                return Err(Error::already_exists(format!("nexus {uuid} exists, with another size or other children")));
+            }
+            Some((true, true)) => return self.nexus_info(uuid),
+            Some((true, false)) | None => {}
+        }
+        let fresh = ledger.is_none() && known.is_none() && !self.ledgers.borrow().contains_key(&uuid);
+        if let Some(ledger) = ledger {
+            self.learn_ledger(uuid, ledger);
+        }
+        let offline = BTreeSet::new();
+        let opening = Opening { uuid, size, children: &children, offline: &offline, managed, fresh };
+        let opened = self.open_nexus(opening).await;
+        let opened = opened.map_err(context)?;
+        let slot = NexusSlot {
+            size,
+            children,
+            managed,
+            published: false,
+            offline,
+            absent: opened.absent,
+            state: NexusState::Open { nexus: opened.nexus, leases: opened.leases },
+        };
+        self.insert_nexus(uuid, slot).await?;
+        self.persist().await?;
+        self.nexus_info(uuid)
+    }
+
+    async fn insert_nexus(&self, uuid: Uuid, slot: NexusSlot) -> Result<()> {
+        let NexusState::Open { nexus, .. } = &slot.state else { return Ok(()) };
+        let bdev = Bdev {
+            disk: nexus.clone() as DiskRef,
+            uuid,
+            aliases: Vec::new(),
+            uri: String::new(),
+            origin: Origin::Nexus,
+            share: None,
+        };
+        if let Err(error) = self.registry.add(&device_name(uuid), bdev) {
+            let _ = nexus.close().await;
+            return Err(error);
+        }
+        let published = self.nexuses.borrow().get(&uuid).is_some_and(|before| before.published);
+        let before = self.nexuses.borrow_mut().insert(uuid, NexusSlot { published, ..slot });
+        drop(before);
+        if published {
+            // When it fails now it is tried again.
+            let _ = self.share_device(&device_name(uuid), &device_name(uuid)).await;
+        }
+        Ok(())
+    }
+
+    /// Opens the children and the nexus on them.
+    async fn open_nexus(&self, opening: Opening<'_>) -> Result<Opened> {
+        let Opening { uuid, size, children, offline, managed, fresh } = opening;
+        let mut leases = BTreeMap::new();
+        let mut absent = BTreeSet::new();
+        let mut specs = Vec::new();
+        for child in children {
+            if offline.contains(child) {
+                specs.push(ChildSpec { uri: child.clone(), disk: Err("taken offline by an operator".into()) });
+                continue;
+            }
+            let disk = match self.lease_child(uuid, child).await {
+                Ok(lease) => {
+                    let disk = lease.disk.clone();
+                    leases.insert(child.clone(), lease);
+                    Ok(disk)
+                }
+                // It may be the reason why the volume is opened here: the ledger decides.
+                Err(error) if !fresh && matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unavailable) => {
+                    absent.insert(child.clone());
+                    Err(error.message)
+                }
+                Err(error) => return Err(error.with_kind(ErrorKind::InvalidArgument)),
+            };
+            specs.push(ChildSpec { uri: child.clone(), disk });
+        }
+        let spec = NexusSpec {
+            uuid,
+            size: Bytes(size),
+            children: specs,
+            ledger: self.ledgers.borrow().get(&uuid).cloned(),
+            store: self.ledger_store(managed),
+            settings: self.settings.borrow().nexus(),
+            fresh,
+            force: false,
+            events: self.nexus_events.clone(),
+        };
+        let nexus = volume::Nexus::open(&self.host, spec).await.map_err(|e| nexus_error(&e))?;
+        Ok(Opened { nexus, leases, absent })
+    }
+
+    async fn lease_child(&self, uuid: Uuid, child: &str) -> Result<Lease> {
+        let uri = DeviceUri::parse(child)?;
+        let host_nqn = format!("{}nexus-{uuid}", super::NQN_PREFIX);
+        self.lease(&uri, &format!("nexus {uuid}"), &host_nqn).await
+    }
+
+    /// Unpublishes and closes a nexus; its children keep their data. OK when there is none.
+    pub async fn destroy_nexus(&self, uuid: String) -> Result<()> {
+        self.running()?;
+        let uuid = parse_uuid(&uuid)?;
+        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+        if !self.nexuses.borrow().contains_key(&uuid) {
+            return Ok(());
+        }
+        self.close_nexus(uuid).await;
+        self.ledgers.borrow_mut().remove(&uuid);
+        self.persist().await
+    }
+
+    async fn close_nexus(&self, uuid: Uuid) {
+        self.unshare_device(&device_name(uuid)).await;
+        drop(self.registry.remove(&device_name(uuid)));
+        if let Ok(nexus) = self.open_nexus_of(uuid) {
+            // What could not be closed in order is recovered at the next open.
+            let _ = nexus.close().await;
+        }
+        let slot = self.nexuses.borrow_mut().remove(&uuid);
+        drop(slot);
+    }
+
+    /// Publishes a nexus; `key` must be empty. OK when it is so already. The reply has `device_uri`.
+    pub async fn publish_nexus(&self, uuid: String, key: String, protocol: Protocol) -> Result<NexusInfo> {
+        self.running()?;
+        let uuid = parse_uuid(&uuid)?;
+        match key.len() {
+            0 => {}
+            16 => return Err(Error::invalid(format!("nexus {uuid}: encryption is not supported yet"))),
+            n => return Err(Error::invalid(format!("nexus {uuid}: the key has {n} bytes, neither 0 nor 16"))),
+        }
+        supported(protocol, &format!("nexus {uuid}"))?;
+        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+        self.open_nexus_of(uuid)?;
+        let name = device_name(uuid);
+        self.share_device(&name, &name).await.map_err(|e| e.context(format!("nexus {uuid}")))?;
+        self.update(uuid, |slot| slot.published = true);
+        self.persist().await?;
+        self.nexus_info(uuid)
+    }
+
+    /// Takes a nexus back; OK when it is not published.
+    pub async fn unpublish_nexus(&self, uuid: String) -> Result<NexusInfo> {
+        self.running()?;
+        let uuid = parse_uuid(&uuid)?;
+        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+        if !self.nexuses.borrow().contains_key(&uuid) {
+            return Err(no_nexus(uuid));
+        }
+        self.unshare_device(&device_name(uuid)).await;
+        self.update(uuid, |slot| slot.published = false);
+        self.persist().await?;
+        self.nexus_info(uuid)
+    }
+
+    /// Adds a child and, unless `norebuild`, starts its rebuild. A child that has failed is taken back in the same way;
+    /// OK when it is a child in good order.
+    pub async fn add_child(&self, uuid: String, uri: String, norebuild: bool) -> Result<NexusInfo> {
+        self.running()?;
+        let uuid = parse_uuid(&uuid)?;
+        DeviceUri::parse(&uri).map_err(|e| e.context(format!("nexus {uuid}")))?;
+        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+        let nexus = self.open_nexus_of(uuid)?;
+        let state = nexus.info().children.iter().find(|c| c.uri == uri).map(|c| c.state);
+        match state {
+            Some(volume::ChildState::Faulted) => {
+                self.reopen_child(uuid, &nexus, &uri).await?;
+                return self.nexus_info(uuid);
+            }
+            Some(_) => return self.nexus_info(uuid),
+            None => {}
+        }
+        if nexus.info().children.len() >= limits::NEXUS_MEMBERS {
+            let limit = limits::NEXUS_MEMBERS;
+            return Err(Error::exhausted(format!("nexus {uuid} has {limit} children, more are not possible")));
+        }
+        let lease = self.lease_child(uuid, &uri).await;
+        let lease = lease.map_err(|e| e.context(format!("nexus {uuid}")).with_kind(ErrorKind::InvalidArgument))?;
+        let child = ChildSpec { uri: uri.clone(), disk: Ok(lease.disk.clone()) };
+        nexus.add_child(child, !norebuild, false).await.map_err(|e| nexus_error(&e))?;
+        self.update(uuid, |slot| {
+            slot.children.push(uri.clone());
+            slot.hold(uri, lease);
+        });
+        self.persist().await?;
+        self.nexus_info(uuid)
+    }
+
+    /// Opens a child's device anew and brings it back into the nexus.
+    async fn reopen_child(&self, uuid: Uuid, nexus: &Rc<volume::Nexus>, uri: &str) -> Result<()> {
+        let before = self.update(uuid, |slot| slot.release(uri)).flatten();
+        let remote = matches!(DeviceUri::parse(uri)?.device, Device::Nvmf { .. });
+        let lease = match before.filter(|_| !remote) {
+            // A local device that is still open is used again. A remote one may have failed for good.
+            Some(lease) => lease,
+            None => {
+                let lease = self.lease_child(uuid, uri).await;
+                lease.map_err(|e| e.context(format!("nexus {uuid}")).with_kind(ErrorKind::InvalidArgument))?
+            }
+        };
+        let disk = lease.disk.clone();
+        self.update(uuid, |slot| slot.hold(uri.into(), lease));
+        nexus.online_child(uri, Some(disk)).await.map_err(|e| nexus_error(&e))?;
+        self.update(uuid, |slot| {
+            slot.absent.remove(uri);
+            slot.offline.remove(uri);
+        });
+        self.changes.bump();
+        Ok(())
+    }
+
+    /// Removes a child; OK when it is none; refused for the last good copy.
+    pub async fn remove_child(&self, uuid: String, uri: String) -> Result<NexusInfo> {
+        self.running()?;
+        let uuid = parse_uuid(&uuid)?;
+        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+        let nexus = self.open_nexus_of(uuid)?;
+        let children = nexus.info().children;
+        if children.len() == 1 {
+            return Err(Error::invalid(format!("nexus {uuid}: its last child cannot be removed")));
+        }
+        if !children.iter().any(|c| c.uri == uri) {
+            return self.nexus_info(uuid);
+        }
+        nexus.remove_child(&uri).await.map_err(|e| nexus_error(&e))?;
+        let lease = self.update(uuid, |slot| {
+            slot.children.retain(|c| *c != uri);
+            slot.absent.remove(&uri);
+            slot.offline.remove(&uri);
+            slot.release(&uri)
+        });
+        drop(lease);
+        self.persist().await?;
+        self.nexus_info(uuid)
+    }
+
+    /// Takes a child out of use until it is onlined; refused for the last good copy. OK when it is offline already.
+    pub async fn offline_child(&self, uuid: String, uri: String) -> Result<NexusInfo> {
+        self.running()?;
+        let uuid = parse_uuid(&uuid)?;
+        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+        let nexus = self.open_nexus_of(uuid)?;
+        if child_state(&nexus, &uri)? != volume::ChildState::Offline {
+            nexus.offline_child(&uri).await.map_err(|e| nexus_error(&e))?;
+        }
+        let lease = self.update(uuid, |slot| {
+            slot.offline.insert(uri.clone());
+            slot.absent.remove(&uri);
+            slot.release(&uri)
+        });
+        drop(lease);
+        self.persist().await?;
+        self.nexus_info(uuid)
+    }
+
+    /// Takes a child back into use and starts its rebuild.
+    pub async fn online_child(&self, uuid: String, uri: String) -> Result<NexusInfo> {
+        self.running()?;
+        let uuid = parse_uuid(&uuid)?;
+        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+        let nexus = self.open_nexus_of(uuid)?;
+        let state = child_state(&nexus, &uri)?;
+        let offline = self.nexuses.borrow().get(&uuid).is_some_and(|slot| slot.offline.contains(&uri));
+        if !offline && !matches!(state, volume::ChildState::Offline | volume::ChildState::Faulted) {
+            return Err(Error::invalid(format!("nexus {uuid}: child {uri} is not offline")));
+        }
+        self.reopen_child(uuid, &nexus, &uri).await?;
+        self.persist().await?;
+        self.nexus_info(uuid)
+    }
+
+    /// Treats a child as failed; refused for the last good copy.
+    pub async fn fault_child(&self, uuid: String, uri: String) -> Result<NexusInfo> {
+        self.running()?;
+        let uuid = parse_uuid(&uuid)?;
+        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+        let nexus = self.open_nexus_of(uuid)?;
+        child_state(&nexus, &uri)?;
+        nexus.fault_child(&uri).await.map_err(|e| nexus_error(&e))?;
+        self.persist().await?;
+        self.nexus_info(uuid)
+    }
+
+    /// Starts the rebuild of a child that is out of sync.
+    pub async fn start_rebuild(&self, uuid: String, uri: String) -> Result<()> {
+        self.rebuild_call(&uuid, &uri, |nexus, uri| nexus.start_rebuild(uri))
+    }
+    /// Stops the rebuild of a child; OK when there is none.
+    pub async fn stop_rebuild(&self, uuid: String, uri: String) -> Result<()> {
+        self.rebuild_call(&uuid, &uri, |nexus, uri| match nexus.stop_rebuild(uri) {
+            Err(NexusError::NoRebuild { .. }) => Ok(()),
+            other => other,
+        })
+    }
+    /// Holds the rebuild of a child.
+    pub async fn pause_rebuild(&self, uuid: String, uri: String) -> Result<()> {
+        self.rebuild_call(&uuid, &uri, |nexus, uri| nexus.pause_rebuild(uri))
+    }
+    /// Lets the held rebuild of a child go on.
+    pub async fn resume_rebuild(&self, uuid: String, uri: String) -> Result<()> {
+        self.rebuild_call(&uuid, &uri, |nexus, uri| nexus.resume_rebuild(uri))
+    }
+
+    fn rebuild_call(
+        &self,
+        uuid: &str,
+        uri: &str,
+        call: impl FnOnce(&volume::Nexus, &str) -> std::result::Result<(), NexusError>,
+    ) -> Result<()> {
+        self.running()?;
+        let nexus = self.open_nexus_of(parse_uuid(uuid)?)?;
+        child_state(&nexus, uri)?;
+        // v0.3.0 has one code for all that a rebuild can refuse.
+        call(&nexus, uri).map_err(|e| nexus_error(&e).with_kind(ErrorKind::Internal))?;
+        self.changes.bump();
+        Ok(())
+    }
+
+    /// The rebuild of a child. NotFound names what is missing; no rebuild at present is Internal, as in v0.3.0.
+    pub fn rebuild(&self, uuid: &str, uri: &str) -> Result<RebuildInfo> {
+        let nexus = self.open_nexus_of(parse_uuid(uuid)?)?;
+        child_state(&nexus, uri)?;
+        let info = nexus.rebuild_info(uri).map_err(|e| nexus_error(&e).with_kind(ErrorKind::Internal))?;
+        Ok(rebuild_info(info))
+    }
+
+    /// All nexuses, by uuid.
+    pub fn nexuses(&self) -> Vec<NexusInfo> {
+        let uuids: Vec<Uuid> = self.nexuses.borrow().keys().copied().collect();
+        uuids.into_iter().filter_map(|uuid| self.nexus_info(uuid).ok()).collect()
+    }
+
+    pub(crate) fn nexus_info(&self, uuid: Uuid) -> Result<NexusInfo> {
+        let slots = self.nexuses.borrow();
+        let slot = slots.get(&uuid).ok_or_else(|| no_nexus(uuid))?;
+        let nqn = self.registry.find(&device_name(uuid)).and_then(|(_, b)| b.share);
+        let device_uri = nqn.map(|nqn| self.exports.uri(&nqn)).unwrap_or_default();
+        Ok(match &slot.state {
+            NexusState::Open { nexus, .. } => {
+                let info = nexus.info();
+                NexusInfo {
+                    uuid: uuid.to_string(),
+                    size: slot.size,
+                    block_size: info.block_size.bytes(),
+                    state: match info.state {
+                        volume::NexusState::Online => Health::Online,
+                        volume::NexusState::Degraded => Health::Degraded,
+                        volume::NexusState::Faulted => Health::Faulted,
+                    },
+                    reason: info.reason,
+                    children: info.children.into_iter().map(|c| child_info(c, &slot.offline)).collect(),
+                    device_uri,
+                    ledger: LedgerInfo { generation: info.generation.0, in_sync: info.in_sync },
+                    managed: slot.managed,
+                }
+            }
+            NexusState::Lost { reason } => {
+                let ledger = self.ledgers.borrow().get(&uuid).cloned();
+                let child = |uri: &String| ChildInfo {
+                    uri: uri.clone(),
+                    state: if slot.offline.contains(uri) { ChildState::Offline } else { ChildState::Faulted },
+                    reason: "the nexus is not open".into(),
+                    rebuild: None,
+                    errors: 0,
+                };
+                NexusInfo {
+                    uuid: uuid.to_string(),
+                    size: slot.size,
+                    block_size: 0,
+                    state: Health::Faulted,
+                    reason: reason.clone(),
+                    children: slot.children.iter().map(child).collect(),
+                    device_uri,
+                    ledger: ledger.map_or_else(LedgerInfo::default, |l| LedgerInfo {
+                        generation: l.generation.0,
+                        in_sync: l.in_sync,
+                    }),
+                    managed: slot.managed,
+                }
+            }
+        })
+    }
+
+    /// The nexus, when it is open; else NotFound, or Unavailable with the reason.
+    pub(crate) fn open_nexus_of(&self, uuid: Uuid) -> Result<Rc<volume::Nexus>> {
+        match self.nexuses.borrow().get(&uuid).map(|slot| &slot.state) {
+            Some(NexusState::Open { nexus, .. }) => Ok(nexus.clone()),
+            Some(NexusState::Lost { reason }) => Err(Error::unavailable(format!("nexus {uuid} is not open: {reason}"))),
+            None => Err(no_nexus(uuid)),
+        }
+    }
+
+    fn update<T>(&self, uuid: Uuid, change: impl FnOnce(&mut NexusSlot) -> T) -> Option<T> {
+        self.nexuses.borrow_mut().get_mut(&uuid).map(change)
+    }
+
+    /// The nexuses for the configuration file.
+    pub(crate) fn nexuses_config(&self) -> Vec<NexusConfig> {
+        let config = |(uuid, slot): (&Uuid, &NexusSlot)| NexusConfig {
+            name: device_name(*uuid),
+            uuid: uuid.to_string(),
+            size: slot.size.to_string(),
+            children: slot.children.clone(),
+            share: slot.published.then_some(Share::Nvmf),
+            managed: slot.managed,
+            offline: slot.offline.iter().cloned().collect(),
+        };
+        self.nexuses.borrow().iter().map(config).collect()
+    }
+
+    /// Puts the nexuses of the configuration file into the table, not open yet.
+    pub(crate) fn expect_nexuses(&self, nexuses: Vec<NexusConfig>) -> Result<()> {
+        for config in nexuses {
+            let uuid = match config.uuid.as_str() {
+                "" => parse_uuid(config.name.trim_start_matches("nexus-"))?,
+                text => parse_uuid(text)?,
+            };
+            let size = parse_size(&config.size).ok_or_else(|| Error::invalid(format!("nexus {uuid}: no size")))?;
+            let slot = NexusSlot {
+                size,
+                children: config.children,
+                managed: config.managed,
+                published: config.share == Some(Share::Nvmf),
+                offline: config.offline.into_iter().collect(),
+                absent: BTreeSet::new(),
+                state: NexusState::Lost { reason: "not opened yet".into() },
+            };
+            self.nexuses.borrow_mut().insert(uuid, slot);
+        }
+        Ok(())
+    }
+
+    /// Tries to open the nexuses that are not, to publish those that should be, and to take in absent children.
+    pub(crate) async fn retry_nexuses(&self) {
+        let uuids: Vec<Uuid> = self.nexuses.borrow().keys().copied().collect();
+        for uuid in uuids {
+            let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+            match self.open_nexus_of(uuid) {
+                Ok(nexus) => self.complete_nexus(uuid, &nexus).await,
+                Err(_) => {
+                    if let Err(error) = self.reopen_nexus(uuid).await {
+                        self.update(uuid, |slot| {
+                            if let NexusState::Lost { reason } = &mut slot.state {
+                                self.explain(reason, error.message);
+                            }
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    async fn complete_nexus(&self, uuid: Uuid, nexus: &Rc<volume::Nexus>) {
+        let (published, absent) = {
+            let slots = self.nexuses.borrow();
+            let Some(slot) = slots.get(&uuid) else { return };
+            (slot.published, slot.absent.clone())
+        };
+        let name = device_name(uuid);
+        let hidden = self.registry.find(&name).is_some_and(|(_, b)| b.share.is_none());
+        if published && hidden && self.share_device(&name, &name).await.is_ok() {
+            self.changes.bump();
+        }
+        for uri in absent {
+            // It is tried again until it is there, or removed.
+            let _ = self.reopen_child(uuid, nexus, &uri).await;
+        }
+    }
+
+    async fn reopen_nexus(&self, uuid: Uuid) -> Result<()> {
+        let (size, children, offline, managed) = {
+            let slots = self.nexuses.borrow();
+            let Some(slot) = slots.get(&uuid) else { return Ok(()) };
+            (slot.size, slot.children.clone(), slot.offline.clone(), slot.managed)
+        };
+        if managed {
+            self.confirm_ledger(uuid).await?;
+        }
+        let opening = Opening { uuid, size, children: &children, offline: &offline, managed, fresh: false };
+        let opened = self.open_nexus(opening).await?;
+        let slot = NexusSlot {
+            size,
+            children,
+            managed,
+            published: false,
+            offline,
+            absent: opened.absent,
+            state: NexusState::Open { nexus: opened.nexus, leases: opened.leases },
+        };
+        self.insert_nexus(uuid, slot).await?;
+        self.changes.bump();
+        Ok(())
+    }
+
+    /// Tells all open nexuses the settings.
+    pub(crate) fn apply_settings(&self) {
+        let settings = self.settings.borrow().nexus();
+        for slot in self.nexuses.borrow().values() {
+            if let NexusState::Open { nexus, .. } = &slot.state {
+                // The settings were checked when they were set.
+                let _ = nexus.set_settings(settings);
+            }
+        }
+    }
+
+    /// Closes all nexuses; the configuration keeps them.
+    pub(crate) async fn stop_nexuses(&self) {
+        let uuids: Vec<Uuid> = self.nexuses.borrow().keys().copied().collect();
+        for uuid in uuids {
+            let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+            self.close_nexus(uuid).await;
+        }
+    }
+
+    /// Whether any rebuild is under way, so that reports change by themselves.
+    pub(crate) fn any_rebuild(&self) -> bool {
+        self.nexuses.borrow().values().any(|slot| match &slot.state {
+            NexusState::Open { nexus, .. } => nexus.info().children.iter().any(|c| c.rebuild.is_some()),
+            NexusState::Lost { .. } => false,
+        })
+    }
+}
+
+impl NexusSlot {
+    fn hold(&mut self, uri: String, lease: Lease) {
+        if let NexusState::Open { leases, .. } = &mut self.state {
+            leases.insert(uri, lease);
+        }
+    }
+    fn release(&mut self, uri: &str) -> Option<Lease> {
+        match &mut self.state {
+            NexusState::Open { leases, .. } => leases.remove(uri),
+            NexusState::Lost { .. } => None,
+        }
+    }
+}
+
+/// The device name of a nexus, and the last part of its NQN.
+pub(crate) fn device_name(uuid: Uuid) -> String {
+    format!("nexus-{uuid}")
+}
+
+pub(crate) fn parse_uuid(text: &str) -> Result<Uuid> {
+    Uuid::parse_str(text).map_err(|_| Error::invalid(format!("nexus '{}': not a uuid", text.escape_default())))
+}
+
+fn no_nexus(uuid: Uuid) -> Error {
+    Error::not_found(format!("nexus {uuid} not found"))
+}
+
+fn check_children(children: &[String]) -> Result<()> {
+    if children.is_empty() {
+        return Err(Error::invalid("no child is given"));
+    }
+    if children.len() > limits::NEXUS_MEMBERS {
+        let (n, limit) = (children.len(), limits::NEXUS_MEMBERS);
+        return Err(Error::invalid(format!("{n} children are given, at most {limit} can be")));
+    }
+    let mut names = BTreeSet::new();
+    for child in children {
+        let uri = DeviceUri::parse(child)?;
+        if !names.insert(uri.name()) {
+            return Err(Error::invalid(format!("child {child} is given twice")));
+        }
+    }
+    Ok(())
+}
+
+fn child_state(nexus: &volume::Nexus, uri: &str) -> Result<volume::ChildState> {
+    let info = nexus.info();
+    let child = info.children.iter().find(|c| c.uri == uri);
+    let missing = || Error::not_found(format!("nexus {}: child {uri} not found", info.uuid));
+    child.map(|c| c.state).ok_or_else(missing)
+}
+
+fn child_info(child: volume::ChildInfo, offline: &BTreeSet<String>) -> ChildInfo {
+    let state = match child.state {
+        // After a restart the mirror only knows that the child was not given.
+        volume::ChildState::Faulted if offline.contains(&child.uri) => ChildState::Offline,
+        volume::ChildState::Online => ChildState::Online,
+        volume::ChildState::OutOfSync => ChildState::OutOfSync,
+        volume::ChildState::Rebuilding => ChildState::Rebuilding,
+        volume::ChildState::Offline => ChildState::Offline,
+        volume::ChildState::Faulted => ChildState::Faulted,
+    };
+    ChildInfo {
+        uri: child.uri,
+        state,
+        reason: child.reason,
+        rebuild: child.rebuild.map(rebuild_info),
+        errors: child.errors,
+    }
+}
+
+fn rebuild_info(info: volume::RebuildInfo) -> RebuildInfo {
+    RebuildInfo {
+        state: match info.state {
+            nexus::RebuildState::Init => RebuildState::Init,
+            nexus::RebuildState::Running => RebuildState::Running,
+            nexus::RebuildState::Paused => RebuildState::Paused,
+            nexus::RebuildState::Stopped => RebuildState::Stopped,
+            nexus::RebuildState::Failed => RebuildState::Failed,
+            nexus::RebuildState::Completed => RebuildState::Completed,
+        },
+        bytes_done: info.bytes_done.0,
+        bytes_total: info.bytes_total.0,
+        bytes_per_second: info.bytes_per_second,
+        eta_ms: info.eta.map(|eta| u64::try_from(eta.as_millis()).unwrap_or(u64::MAX)),
+        source: info.source,
+    }
+}
+
+/// The API's kind for what a nexus says.
+fn nexus_error(error: &NexusError) -> Error {
+    let kind = match error {
+        NexusError::ChildNotFound { .. } => ErrorKind::NotFound,
+        NexusError::ChildExists { .. } => ErrorKind::AlreadyExists,
+        NexusError::BadChild { .. } | NexusError::Invalid { .. } => ErrorKind::InvalidArgument,
+        NexusError::NoQuorum { .. }
+        | NexusError::LastCopy { .. }
+        | NexusError::BadState { .. }
+        | NexusError::NoRebuild { .. }
+        | NexusError::Fenced { .. } => ErrorKind::FailedPrecondition,
+    };
+    Error::new(kind, error.to_string())
+}

@@ -1,0 +1,63 @@
+//! The storage node in a simulated world: calls, wrong calls, restarts, and files that cannot be written.
+
+mod pools;
+
+use std::future::Future;
+use std::rc::Rc;
+
+use engine::model::{CreatePool, CreateReplica, NodeReport, Protocol};
+use engine::node::{Node, NodeOptions};
+use host::Host;
+use sim::{DiskOptions, World};
+use uuid::Uuid;
+
+const CONFIG: &str = "/etc/mayastor.yaml";
+const MIB: u64 = 1 << 20;
+
+fn options(host: &str) -> NodeOptions {
+    NodeOptions {
+        id: "node-1".into(),
+        nvmf_bind: format!("{host}:8420").parse().expect("an address"),
+        nvmf_advertised: None,
+        config_path: Some(CONFIG.into()),
+        managed_ledgers: None,
+    }
+}
+
+/// A world with three disks of 64 MiB.
+fn world() -> World {
+    let world = World::new(7);
+    for path in ["/dev/a", "/dev/b", "/dev/c"] {
+        world.add_disk(path, DiskOptions::mib(64));
+    }
+    world
+}
+
+/// Starts the node on the world's main machine and runs a story with it.
+fn with_node<T: 'static, F: Future<Output = T> + 'static>(
+    world: &World,
+    story: impl FnOnce(Rc<Node>, Host) -> F + 'static,
+) -> T {
+    let host = world.host();
+    world.run(async move {
+        let node = Node::start(host.clone(), options("10.0.0.1")).await.expect("the node starts");
+        story(node, host).await
+    })
+}
+
+fn pool(name: &str, disks: &[&str]) -> CreatePool {
+    CreatePool { name: name.into(), disks: disks.iter().map(|&d| d.into()).collect(), ..CreatePool::default() }
+}
+
+fn replica(uuid: &str, pool: &str, mib: u64) -> CreateReplica {
+    CreateReplica { uuid: uuid.into(), pool: pool.into(), size: mib * MIB, thin: false, share: None }
+}
+
+/// The report without what changes by itself.
+fn picture(node: &Node) -> NodeReport {
+    NodeReport { sequence: 0, instance: Uuid::nil(), ..node.report() }
+}
+
+fn shared(request: CreateReplica) -> CreateReplica {
+    CreateReplica { share: Some(Protocol::Nvmf), ..request }
+}
