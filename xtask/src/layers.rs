@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("api", &[]),
     ("control", &["api", "block", "plan"]),
     ("mayastor", &["api", "block", "control", "engine", "host", "plan", "ring"]),
+    ("bench", &["api", "block", "engine", "host", "ring"]),
     ("guest", &[]),
     ("xtask", &[]),
 ];

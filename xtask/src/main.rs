@@ -22,6 +22,12 @@ struct Args {
 enum Chore {
     /// Run everything that CI runs; or, with options, only some suites
     Test(test::Args),
+    /// Measure IOPS, throughput, latency and CPU per request (options: `cargo xtask bench -- --help`)
+    Bench {
+        /// Passed on to the measuring program
+        #[arg(last = true)]
+        args: Vec<String>,
+    },
     /// Check that each crate uses only the crates that its layer allows
     Layers,
     /// The quick checks before a push: formatting, lints, layers, unit tests
@@ -31,6 +37,7 @@ enum Chore {
 fn main() -> std::process::ExitCode {
     let result = match Args::parse().chore {
         Chore::Test(args) => test::run(&args),
+        Chore::Bench { args } => test::bench(&args),
         Chore::Layers => layers::check(),
         Chore::Prepush => test::prepush(),
     };

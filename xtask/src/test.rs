@@ -58,3 +58,10 @@ fn lint() -> Result<()> {
     cargo(&["fmt", "--all", "--check"])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
 }
+
+/// Builds and runs the measuring program.
+pub fn bench(args: &[String]) -> Result<()> {
+    cargo(&["build", "--release", "--locked", "-p", "mayastor", "-p", "bench"])?;
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    crate::shell::run("target/release/bench", &args)
+}

@@ -1,0 +1,77 @@
+//! The jobs, and the initiator that runs them.
+
+use std::time::Duration;
+
+use engine::load::{Pattern, Report, Stop, Workload};
+use engine::remote::{self, RemoteOptions, RemoteSpec};
+
+use crate::Result;
+use crate::cluster::Target;
+
+/// One line of the table for each device.
+pub struct Job {
+    pub name: String,
+    pub work: Workload,
+}
+
+impl Job {
+    /// 4 KiB random at depth 1, 32, 128 and 128 KiB sequential at depth 16, each as reads and as writes.
+    pub fn all() -> Vec<Job> {
+        let mut jobs = Vec::new();
+        for (read_percent, kind) in [(100, "read"), (0, "write")] {
+            for depth in [1, 32, 128] {
+                let work = Workload { read_percent, depth, request_bytes: 4096, ..Workload::default() };
+                jobs.push(Job { name: format!("rand{kind} 4k qd{depth}"), work });
+            }
+            let work = Workload {
+                read_percent,
+                depth: 16,
+                request_bytes: 128 << 10,
+                pattern: Pattern::Sequential,
+                ..Workload::default()
+            };
+            jobs.push(Job { name: format!("{kind} 128k qd16"), work });
+        }
+        jobs
+    }
+}
+
+/// Runs a job on a thread of its own, pinned to the last processor.
+pub fn run(target: &Target, job: &Job, time: Duration, seed: u64) -> Result<Report> {
+    run_until(target, job, Some(time), seed)
+}
+
+fn run_until(target: &Target, job: &Job, time: Option<Duration>, seed: u64) -> Result<Report> {
+    let spec = RemoteSpec {
+        host: target.host.clone(),
+        port: target.port,
+        nqn: target.nqn.clone(),
+        host_nqn: "nqn.2019-05.io.openebs:bench".into(),
+        uuid: None,
+    };
+    let stop = time.map_or(job.work.stop, Stop::After);
+    let work = Workload { stop, seed, ..job.work.clone() };
+    let depth = u16::try_from(work.depth).unwrap_or(127).min(127);
+    let processor = std::thread::available_parallelism().map_or(1, |n| n.get()) - 1;
+    let options = ring::Options { cpu: Some(processor), ..ring::Options::default() };
+    std::thread::spawn(move || {
+        ring::run(options, move |host| async move {
+            let options = RemoteOptions { queues: 1, depth, ..RemoteOptions::default() };
+            let disk = remote::connect_disk(&host, spec, options).await.map_err(|e| e.to_string())?;
+            if time.is_some() {
+                let warm = Workload { stop: Stop::After(Duration::from_millis(300)), ..work.clone() };
+                engine::load::run(&host, &disk, &warm, None).await.map_err(|e| e.to_string())?;
+            }
+            engine::load::run(&host, &disk, &work, None).await.map_err(|e| e.to_string())
+        })
+    })
+    .join()
+    .map_err(|_| "the load thread panicked")?
+    .map_err(Into::into)
+}
+
+/// Writes `requests` requests of a job once, in order.
+pub fn fill(target: &Target, job: &Job, requests: u64) -> Result<()> {
+    let job = Job { name: job.name.clone(), work: Workload { stop: Stop::Requests(requests), ..job.work.clone() } };
+    run_until(target, &job, None, 0).map(|_| ())
+}

@@ -1,0 +1,102 @@
+//! Measures engines over loopback NVMe/TCP with our own initiator, beside fio on the same file where there is a peer.
+//!
+//! Engines run as processes pinned to one processor, the load on another; CPU time per request is that of the engine
+//! processes (user and system, from the scheduler's accounts), which is steadier than IOPS on a shared machine.
+#![forbid(unsafe_code)]
+#![allow(clippy::disallowed_methods, reason = "a program for measuring, outside the product")]
+
+mod cluster;
+mod load;
+mod peer;
+mod table;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::cluster::Cluster;
+use crate::load::Job;
+use crate::table::Row;
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask bench", about = "Measure IOPS, throughput, latency and CPU per request")]
+struct Args {
+    /// The program to measure
+    #[arg(long, default_value = "target/release/mayastor")]
+    mayastor: PathBuf,
+    /// Where the file-backed pools are made; the disk under it is what is measured
+    #[arg(long, default_value = "target/bench")]
+    dir: PathBuf,
+    /// Seconds for each job
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Runs of each job; the median is shown
+    #[arg(long, default_value_t = 3)]
+    runs: usize,
+    /// Only the devices whose name contains this: malloc, pool, nexus-1, nexus-2, nexus-3, rebuild, idle
+    #[arg(long)]
+    only: Option<String>,
+    /// Microseconds for which an engine polls before it sleeps
+    #[arg(long, default_value_t = 0)]
+    spin_us: u64,
+    /// Write the results as JSON to this file too
+    #[arg(long)]
+    json: Option<PathBuf>,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let wanted = |name: &str| args.only.as_deref().is_none_or(|only| name.contains(only));
+    std::fs::create_dir_all(&args.dir)?;
+    let mut rows = Vec::new();
+    let mut cluster = Cluster::start(&args.mayastor, &args.dir, args.spin_us)?;
+    if wanted("idle") {
+        std::thread::sleep(Duration::from_secs(2));
+        let before = cluster.cpu_time()?;
+        std::thread::sleep(Duration::from_secs(5));
+        let busy = cluster.cpu_time()?.saturating_sub(before);
+        println!("idle: {:.3} % of a core for 3 engines", busy.as_secs_f64() / 5.0 * 100.0);
+        rows.push(Row::figure("idle", "cpu of 3 engines, % of a core", busy.as_secs_f64() / 5.0 * 100.0));
+    }
+    for (device, make) in cluster::DEVICES {
+        if !wanted(device) {
+            continue;
+        }
+        let target = make(&mut cluster)?;
+        for job in Job::all() {
+            let row = measure(&cluster, device, &target, &job, &args)?;
+            println!("{row}");
+            rows.push(row);
+        }
+        if *device == "pool" {
+            rows.extend(peer::fio_on_same_disk(&args.dir, args.seconds)?);
+        }
+        cluster.clear()?;
+    }
+    if wanted("rebuild") {
+        let speed = cluster.rebuild_speed(1 << 30)?;
+        rows.push(Row::figure("rebuild", "MB/s, 1 GiB replica, file pools", speed));
+    }
+    println!("\n{}", table::print(&rows));
+    if let Some(path) = &args.json {
+        std::fs::write(path, serde_json::to_string_pretty(&table::json(&rows))?)?;
+        println!("written to {}", path.display());
+    }
+    Ok(())
+}
+
+/// The median run by CPU per request.
+fn measure(cluster: &Cluster, device: &str, target: &cluster::Target, job: &Job, args: &Args) -> Result<Row> {
+    let mut runs = Vec::new();
+    for run in 0..args.runs.max(1) {
+        let before = cluster.cpu_time()?;
+        let report = load::run(target, job, Duration::from_secs(args.seconds), run as u64)?;
+        let cpu = cluster.cpu_time()?.saturating_sub(before);
+        runs.push(Row::measured(device, job, &report, cpu));
+    }
+    runs.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
+    Ok(runs.swap_remove(runs.len() / 2))
+}
