@@ -110,6 +110,7 @@ impl TargetServer {
             advertised,
             firmware: env!("CARGO_PKG_VERSION").to_string(),
             discovery_nqn: None,
+            instance: host.random_bytes(),
         });
         let shared = Rc::new(Shared {
             host: host.clone(),

@@ -59,6 +59,9 @@ struct Write {
     units: Vec<(u64, Option<Unit>)>,
 }
 
+/// The end of a request: it takes effect and is answered.
+type Completion = Box<dyn FnOnce(&SimDisk)>;
+
 struct State {
     options: DiskOptions,
     /// What reads return.
@@ -76,6 +79,8 @@ struct State {
     bad_reads: BTreeSet<u64>,
     bad_writes: BTreeSet<u64>,
     stuck: bool,
+    /// What would have happened while it was stuck; it happens when that ends.
+    parked: Vec<Completion>,
     gone: bool,
     opener: Option<String>,
     recorder: Option<(Recorder, usize)>,
@@ -105,6 +110,7 @@ impl SimDisk {
             bad_reads: BTreeSet::new(),
             bad_writes: BTreeSet::new(),
             stuck: false,
+            parked: Vec::new(),
             gone: false,
             opener: None,
             recorder: None,
@@ -173,16 +179,30 @@ impl SimDisk {
     }
     /// From now on requests are not answered; what waits when it ends (`false`) is answered then.
     pub fn stall(&self, stuck: bool) {
-        self.state.borrow_mut().stuck = stuck;
-        if !stuck {
-            let Some(core) = self.core.upgrade() else { return };
-            let waiting: Vec<u64> = self.state.borrow().waiting.keys().copied().collect();
-            for number in waiting {
-                let disk = self.clone();
-                core.after(Duration::from_micros(1), move || disk.finish(number, Ok(Data::empty())));
-            }
+        let parked = {
+            let mut s = self.state.borrow_mut();
+            s.stuck = stuck;
+            if stuck { Vec::new() } else { std::mem::take(&mut s.parked) }
+        };
+        for completion in parked {
+            self.later(Duration::from_micros(1), completion);
         }
     }
+
+    /// Lets a request end after a time, or once the disk is no longer stuck.
+    fn later(&self, delay: Duration, completion: Completion) {
+        let Some(core) = self.core.upgrade() else { return };
+        let disk = self.clone();
+        core.after(delay, move || {
+            let stuck = disk.state.borrow().stuck;
+            if stuck {
+                disk.state.borrow_mut().parked.push(completion);
+            } else {
+                completion(&disk);
+            }
+        });
+    }
+
     /// How many writes (with write-zeroes and unmaps) and flushes it has answered.
     pub fn counts(&self) -> (u64, u64) {
         let s = self.state.borrow();
@@ -277,18 +297,14 @@ impl SimDisk {
         let (low, high) = s.options.latency;
         let delay = core.between(low, high);
         s.waiting.insert(number, ticket);
-        let disk = self.clone();
         if failed {
-            core.after(delay, move || disk.finish(number, Err(Fault::Medium)));
-            return;
+            return self.later(delay, Box::new(move |disk| disk.finish(number, Err(Fault::Medium))));
         }
-        match request {
-            Request::Read { range } => {
-                core.after(delay, move || {
-                    let data = disk.state.borrow().read(range);
-                    disk.finish(number, Ok(data));
-                });
-            }
+        let completion: Completion = match request {
+            Request::Read { range } => Box::new(move |disk| {
+                let data = disk.state.borrow().read(range);
+                disk.finish(number, Ok(data));
+            }),
             Request::Flush => {
                 // Only what was answered by now is covered.
                 let covered = s.next_sequence;
@@ -296,32 +312,30 @@ impl SimDisk {
                 if let Some((recorder, disk)) = &s.recorder {
                     recorder.flush_submitted(*disk, number);
                 }
-                core.after(delay, move || disk.finish_flush(number, &answered));
+                Box::new(move |disk| disk.finish_flush(number, &answered))
             }
             Request::Write { range, data, durability } => {
                 let units = s.units_of(range, Some(&data));
                 s.start_write(number, units);
-                core.after(delay, move || disk.finish_write(number, durability));
+                Box::new(move |disk| disk.finish_write(number, durability))
             }
             Request::Unmap { range } => {
                 let units = s.units_of(range, None);
                 s.start_write(number, units);
-                core.after(delay, move || disk.finish_write(number, Durability::Volatile));
+                Box::new(move |disk| disk.finish_write(number, Durability::Volatile))
             }
             Request::WriteZeroes { range, durability, .. } => {
                 let units = s.units_of(range, None);
                 s.start_write(number, units);
-                core.after(delay, move || disk.finish_write(number, durability));
+                Box::new(move |disk| disk.finish_write(number, durability))
             }
-        }
+        };
+        self.later(delay, completion);
     }
 
     fn finish(&self, number: u64, outcome: block::Outcome) {
         let ticket = {
             let mut s = self.state.borrow_mut();
-            if s.stuck {
-                return;
-            }
             s.waiting.remove(&number)
         };
         if let Some(ticket) = ticket {
@@ -332,7 +346,7 @@ impl SimDisk {
     fn finish_write(&self, number: u64, durability: Durability) {
         {
             let mut s = self.state.borrow_mut();
-            if s.stuck || s.gone || !s.waiting.contains_key(&number) {
+            if s.gone || !s.waiting.contains_key(&number) {
                 return;
             }
             s.land(number);
@@ -350,7 +364,7 @@ impl SimDisk {
     fn finish_flush(&self, number: u64, answered: &BTreeSet<u64>) {
         {
             let mut s = self.state.borrow_mut();
-            if s.stuck || s.gone || !s.waiting.contains_key(&number) {
+            if s.gone || !s.waiting.contains_key(&number) {
                 return;
             }
             s.harden(answered);

@@ -47,6 +47,9 @@ pub struct TargetOptions {
     pub firmware: String,
     /// A name of its own for the discovery subsystem, beside the well-known one.
     pub discovery_nqn: Option<Nqn>,
+    /// Tells this run of the target from every other: random, not zero. Our initiator notices by it that a target was
+    /// restarted, and that writes which were not flushed may be gone.
+    pub instance: [u8; 16],
 }
 
 /// A namespace to be served, as namespace 1 of a subsystem of its own.

@@ -102,6 +102,7 @@ impl Page<'_> {
         let mut page = IdentifyController::zeroed();
         pad_with_spaces(&mut page.firmware, &self.options.firmware);
         pad_with_spaces(&mut page.model, MODEL);
+        page.vendor[..16].copy_from_slice(&self.options.instance);
         page.cmic = 1 << 1;
         page.mdts = MDTS;
         page.controller_id = self.controller.id.into();

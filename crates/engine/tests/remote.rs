@@ -1,0 +1,365 @@
+//! The remote disk against the real target, in the simulated world: conformance, lost connections, deadlines, restarts.
+//! Every block is checked against a model.
+
+mod common;
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::time::Duration;
+
+use block::{BlockRange, BlockSize, Buf, Durability, Fault};
+use common::{NQN, TARGET_PORT, UUID, nexus_host, serve_disk, spec};
+use engine::load::{self, Model, OnFault, Pattern, Stop, Workload};
+use engine::remote::{self, OnRestart, RemoteError, RemoteOptions, RemoteState};
+use host::conformance::check_disk;
+use host::{Disk, DiskExt, DiskRef};
+use sim::{DiskOptions, World};
+
+/// A world with a target on node `target` that serves the disk `/disk`.
+fn world(seed: u64, disk: DiskOptions) -> World {
+    let world = World::new(seed);
+    world.add_disk("/disk", disk);
+    start(&world);
+    world
+}
+
+/// Starts the target's node (again).
+fn start(world: &World) {
+    let host = world.node("target");
+    host.clone().spawn(serve_disk(host, "/disk"));
+}
+
+fn quick() -> RemoteOptions {
+    RemoteOptions { command_deadline: Duration::from_secs(2), ..RemoteOptions::default() }
+}
+
+#[test]
+fn it_is_a_disk() {
+    for (seed, block, options) in [
+        (1, DiskOptions::mib(16), RemoteOptions::default()),
+        (2, DiskOptions::mib_4k(16), RemoteOptions { queues: 3, depth: 4, ..RemoteOptions::default() }),
+        (3, DiskOptions::mib(16), RemoteOptions { header_digest: true, ..RemoteOptions::default() }),
+        (4, DiskOptions::mib(16), RemoteOptions { header_digest: true, data_digest: true, ..quick() }),
+    ] {
+        let world = world(seed, block);
+        let host = world.host();
+        world.run(async move {
+            let disk = remote::connect(&host, spec(), options).await.expect("it connects");
+            assert_eq!(disk.uuid(), Some(UUID));
+            check_disk(&host, disk.clone()).await;
+            assert_eq!(disk.state(), RemoteState::Up);
+            disk.close().await;
+            assert_eq!(disk.state(), RemoteState::Closed);
+            assert_eq!(disk.read(BlockRange::new(0, 1)).await.err(), Some(Fault::Aborted));
+        });
+    }
+}
+
+#[test]
+fn large_and_small_requests_with_few_slots_keep_every_byte() {
+    for seed in 0..2 {
+        let world = world(seed, DiskOptions::mib(8));
+        let host = world.host();
+        world.run(async move {
+            let options = RemoteOptions { queues: 2, depth: 3, data_digest: seed % 2 == 0, ..RemoteOptions::default() };
+            let disk: DiskRef = remote::connect(&host, spec(), options).await.expect("it connects");
+            let mut model = Model::new(seed);
+            for bytes in [4096, 65536, 1 << 20, 3 << 20] {
+                let requests = Stop::Requests(if bytes > 65536 { 10 } else { 200 });
+                let work = Workload { request_bytes: bytes, unmap_percent: 10, stop: requests, seed, ..mixed() };
+                let report = load::run(&host, &disk, &work, Some(&mut model)).await.expect("no fault");
+                assert_eq!(report.mismatches, 0, "{:?}", report.examples);
+            }
+            assert_eq!(model.verify_all(&disk).await.expect("no fault").mismatches, 0);
+        });
+    }
+}
+
+fn mixed() -> Workload {
+    Workload { pattern: Pattern::Random, depth: 16, on_fault: OnFault::Count, ..Workload::default() }
+}
+
+/// Connections are reset at many moments while a checked workload runs: nothing fails, nothing is lost.
+#[test]
+fn lost_connections_are_not_seen() {
+    for seed in 0..12 {
+        let world = Rc::new(world(seed, DiskOptions::mib(2)));
+        let host = world.host();
+        let running = Rc::new(Cell::new(true));
+        let cuts = Rc::new(Cell::new(0));
+        let breaker = {
+            let (world, host, running, cuts) = (Rc::downgrade(&world), host.clone(), running.clone(), cuts.clone());
+            async move {
+                while running.get() {
+                    let pause = world.upgrade().expect("runs").entropy(|e| e.between(500, 15_000));
+                    host.sleep(Duration::from_micros(pause)).await;
+                    world.upgrade().expect("runs").net().reset("target");
+                    cuts.set(cuts.get() + 1);
+                }
+            }
+        };
+        let report = world.run(async move {
+            let options = RemoteOptions { queues: 1 + (seed % 3) as u16, depth: 8, ..RemoteOptions::default() };
+            let disk: DiskRef = remote::connect(&host, spec(), options).await.expect("it connects");
+            host.spawn(breaker);
+            let mut model = Model::new(seed);
+            let work = Workload { unmap_percent: 5, request_bytes: 12288, stop: Stop::Requests(1000), seed, ..mixed() };
+            let mut report = load::run(&host, &disk, &work, Some(&mut model)).await.expect("no fault");
+            running.set(false);
+            report.mismatches += model.verify_all(&disk).await.expect("no fault").mismatches;
+            report
+        });
+        assert_eq!((report.mismatches, report.faults), (0, 0), "seed {seed}: {:?}", report.examples);
+        assert!(cuts.get() >= 3, "seed {seed}: only {} cuts", cuts.get());
+    }
+}
+
+/// A target that falls silent without a word: the loss is noticed, requests wait for their deadline, later ones are
+/// refused at once, and all is well again when the target comes back.
+#[test]
+fn a_silent_target_is_noticed() {
+    for seed in 0..5 {
+        let world = Rc::new(world(seed, DiskOptions::mib(2)));
+        let host = world.host();
+        let w = world.clone();
+        world.run(async move {
+            let disk = remote::connect(&host, spec(), quick()).await.expect("it connects");
+            let states = Rc::new(RefCell::new(Vec::new()));
+            let seen = states.clone();
+            disk.on_change(move |state| seen.borrow_mut().push(state.clone()));
+            let range = BlockRange::new(0, 8);
+            disk.write(range, Buf::zeroes(4096), Durability::Volatile).await.expect("it writes");
+
+            w.net().isolate("target", true);
+            let before = host.now();
+            let outcome = disk.write(range, Buf::copy_of(&[7; 4096]), Durability::Volatile).await;
+            assert_eq!(outcome, Err(Fault::TimedOut));
+            let took = host.now().since(before);
+            assert!((Duration::from_secs(2)..Duration::from_secs(3)).contains(&took), "{took:?}");
+            while disk.state() != RemoteState::Lost {
+                host.sleep(Duration::from_millis(100)).await;
+            }
+            let before = host.now();
+            assert_eq!(disk.read(range).await.err(), Some(Fault::Gone));
+            assert_eq!(host.now(), before, "a lost disk answers at once");
+
+            w.net().isolate("target", false);
+            while disk.state() != RemoteState::Up {
+                host.sleep(Duration::from_millis(100)).await;
+            }
+            let found = disk.read(range).await.expect("it reads");
+            assert!(found.iter().all(|b| *b == 0) || found.iter().all(|b| *b == 7));
+            use RemoteState::{Lost, Reconnecting, Up};
+            assert_eq!(*states.borrow(), [Reconnecting, Lost, Up]);
+        });
+    }
+}
+
+/// An idle disk notices a dead target by keep-alives alone.
+#[test]
+fn keep_alives_find_a_dead_target() {
+    let world = Rc::new(world(5, DiskOptions::mib(2)));
+    let host = world.host();
+    let w = world.clone();
+    world.run(async move {
+        let disk = remote::connect(&host, spec(), RemoteOptions::default()).await.expect("it connects");
+        host.sleep(Duration::from_secs(60)).await;
+        assert_eq!(disk.state(), RemoteState::Up, "keep-alives hold an idle association");
+        w.net().isolate("target", true);
+        host.sleep(Duration::from_secs(8)).await;
+        assert_ne!(disk.state(), RemoteState::Up);
+    });
+}
+
+/// A disk of the target that does not answer: the request gets its deadline, others as well, and once the disk is back
+/// so is the remote disk.
+#[test]
+fn a_stuck_command_has_a_deadline() {
+    for seed in 0..5 {
+        let world = Rc::new(world(seed, DiskOptions::mib(2)));
+        let host = world.host();
+        let w = world.clone();
+        world.run(async move {
+            let disk = remote::connect(&host, spec(), quick()).await.expect("it connects");
+            w.disk("/disk").stall(true);
+            let range = BlockRange::new(0, 8);
+            let stuck = disk.write(range, Buf::copy_of(&[1; 4096]), Durability::Volatile).await;
+            assert_eq!(stuck, Err(Fault::TimedOut));
+            w.disk("/disk").stall(false);
+            while disk.state() != RemoteState::Up || disk.read(range).await.is_err() {
+                host.sleep(Duration::from_millis(50)).await;
+            }
+            // The write that timed out has happened or never will: what a read has seen once stays.
+            disk.write(range, Buf::copy_of(&[2; 4096]), Durability::Volatile).await.expect("it writes");
+            host.sleep(Duration::from_secs(20)).await;
+            assert!(disk.read(range).await.expect("it reads").iter().all(|b| *b == 2), "a ghost write has landed");
+        });
+    }
+}
+
+/// The target's process is killed and started again. With flushed data the disk goes on; with unflushed writes it says
+/// that they may be lost, unless it was told to go on all the same.
+#[test]
+fn a_restarted_target() {
+    for (seed, flush, on_restart) in
+        [(1, true, OnRestart::Fail), (2, false, OnRestart::Fail), (3, false, OnRestart::Resume)]
+    {
+        let world = world(seed, DiskOptions::mib(2));
+        let host = world.host();
+        let range = BlockRange::new(8, 8);
+        let disk = world.run(async move {
+            let options = RemoteOptions { on_restart, ..quick() };
+            let disk = remote::connect(&host, spec(), options).await.expect("it connects");
+            disk.write(range, Buf::copy_of(&[3; 4096]), Durability::Volatile).await.expect("it writes");
+            if flush {
+                disk.flush().await.expect("it flushes");
+            }
+            disk
+        });
+        world.kill("target");
+        start(&world);
+        world.run(async move {
+            let found = disk.read(range).await;
+            if flush || on_restart == OnRestart::Resume {
+                assert!(found.expect("it reads").iter().all(|b| *b == 3));
+                assert_eq!(disk.state(), RemoteState::Up);
+            } else {
+                assert_eq!(found.err(), Some(Fault::Gone));
+                let RemoteState::Failed(why) = disk.state() else { panic!("{:?}", disk.state()) };
+                assert!(why.contains("1 writes that were not flushed"), "{why}");
+                disk.close().await;
+            }
+        });
+    }
+}
+
+/// Kills and restarts under load: the process takes nothing with it that it has answered, so every byte is there.
+#[test]
+fn a_restarted_target_under_load() {
+    for seed in 0..3 {
+        let world = world(seed, DiskOptions::mib(2));
+        let host = world.host();
+        let load = world.host().spawn(async move {
+            let options = RemoteOptions { on_restart: OnRestart::Resume, ..RemoteOptions::default() };
+            let disk: DiskRef = remote::connect(&host, spec(), options).await.expect("it connects");
+            let mut model = Model::new(seed);
+            let work = Workload { stop: Stop::Requests(6000), depth: 4, seed, ..mixed() };
+            let report = load::run(&host, &disk, &work, Some(&mut model)).await.expect("counted");
+            let sweep = model.verify_all(&disk).await.expect("no fault");
+            (report.faults, report.mismatches + sweep.mismatches, report.examples)
+        });
+        for _ in 0..4 {
+            world.run_for(Duration::from_millis(40));
+            world.kill("target");
+            world.run_for(Duration::from_millis(300));
+            start(&world);
+            world.run_for(Duration::from_millis(600));
+        }
+        let (faults, mismatches, examples) = world.run(async move { load.await.expect("it ends") });
+        assert_eq!((faults, mismatches), (0, 0), "seed {seed}: {examples:?}");
+    }
+}
+
+#[test]
+fn closing_answers_what_is_in_flight() {
+    let world = Rc::new(world(9, DiskOptions::mib(2)));
+    let host = world.host();
+    let w = world.clone();
+    world.run(async move {
+        let disk = remote::connect(&host, spec(), quick()).await.expect("it connects");
+        w.disk("/disk").stall(true);
+        let (h, d) = (host.clone(), disk.clone());
+        let waiting = host.spawn(async move { d.read(BlockRange::new(0, 1)).await.err() });
+        h.sleep(Duration::from_millis(5)).await;
+        disk.close().await;
+        assert_eq!(waiting.await, Some(Some(Fault::Aborted)));
+        w.disk("/disk").stall(false);
+        // A handle that is dropped closes as well, in the background; nothing is left that would keep the world busy.
+        let other = remote::connect(&host, spec(), quick()).await.expect("it connects");
+        drop(other);
+        host.sleep(Duration::from_secs(1)).await;
+    });
+}
+
+#[test]
+fn what_can_not_be_connected_says_why() {
+    let world = Rc::new(world(4, DiskOptions::mib(2)));
+    let host = world.host();
+    let w = world.clone();
+    world.run(async move {
+        host.sleep(Duration::from_millis(50)).await;
+        let error = |spec, options| {
+            let host = host.clone();
+            async move { remote::connect(&host, spec, options).await.map(|_| ()).expect_err("it must not connect") }
+        };
+        let options = RemoteOptions { connect_timeout: Duration::from_secs(3), ..RemoteOptions::default() };
+
+        let refused = error(remote::RemoteSpec { port: 1, ..spec() }, options.clone()).await;
+        assert!(matches!(refused, RemoteError::Connect { .. }), "{refused}");
+        assert!(refused.to_string().starts_with(&format!("nvmf://target:1/{NQN}: cannot connect: ")), "{refused}");
+
+        let unknown = remote::RemoteSpec { nqn: "nqn.2019-05.io.openebs:nothing".into(), ..spec() };
+        let unknown = error(unknown, options.clone()).await;
+        assert!(matches!(unknown, RemoteError::NoSuchSubsystem { .. }), "{unknown}");
+
+        let other = remote::RemoteSpec { uuid: Some(uuid::Uuid::from_u128(7)), ..spec() };
+        let other = error(other, options.clone()).await;
+        assert!(matches!(&other, RemoteError::Uuid { found, .. } if *found == UUID.to_string()), "{other}");
+
+        let bad = error(remote::RemoteSpec { nqn: "not a name".into(), ..spec() }, options.clone()).await;
+        assert!(matches!(bad, RemoteError::Name { .. }), "{bad}");
+
+        w.net().isolate("target", true);
+        let before = host.now();
+        let silent = error(spec(), options.clone()).await;
+        assert!(matches!(silent, RemoteError::TimedOut { .. }), "{silent}");
+        assert!(silent.to_string().ends_with("did not answer within 3000 ms"), "{silent}");
+        assert_eq!(host.now().since(before), Duration::from_secs(3));
+    });
+}
+
+#[test]
+fn discovery_lists_the_subsystem() {
+    let world = world(4, DiskOptions::mib(2));
+    let host = world.host();
+    world.run(async move {
+        host.sleep(Duration::from_millis(50)).await;
+        let found = remote::discover(&host, "target", TARGET_PORT, &nexus_host()).await.expect("it answers");
+        let ours: Vec<_> = found.iter().filter(|entry| entry.nqn == NQN).collect();
+        assert_eq!(ours.len(), 1, "{found:?}");
+        assert!(ours[0].is_tcp && !ours[0].is_discovery);
+        assert_eq!(ours[0].service, TARGET_PORT.to_string());
+    });
+}
+
+/// A target that says nonsense at any point of the conversation ends the attempt with an error, not with a panic or a
+/// hang.
+#[test]
+fn a_hostile_target_is_survived() {
+    for seed in 0..40u64 {
+        let world = World::new(seed);
+        let server = world.node("target");
+        server.clone().spawn(common::babble(server, seed));
+        let host = world.host();
+        world.run(async move {
+            host.sleep(Duration::from_millis(1)).await;
+            let options = RemoteOptions { connect_timeout: Duration::from_secs(1), ..RemoteOptions::default() };
+            let outcome = remote::connect(&host, spec(), options).await;
+            assert!(outcome.is_err());
+        });
+    }
+}
+
+/// The size and block size are those of the exported disk.
+#[test]
+fn the_geometry_is_the_targets() {
+    let world = world(4, DiskOptions::mib_4k(3));
+    let host = world.host();
+    world.run(async move {
+        let disk = remote::connect(&host, spec(), RemoteOptions::default()).await.expect("it connects");
+        let geometry = disk.geometry();
+        assert_eq!((geometry.block_size, geometry.blocks.0), (BlockSize::B4096, 3 << 8));
+        assert!(geometry.features.unmap && geometry.features.write_zeroes);
+        assert_eq!(disk.label(), format!("nvmf://target:{TARGET_PORT}/{NQN}"));
+    });
+}
