@@ -90,11 +90,16 @@ fn lost_connections_are_not_seen() {
         let breaker = {
             let (world, host, running, cuts) = (Rc::downgrade(&world), host.clone(), running.clone(), cuts.clone());
             async move {
+                host.sleep(Duration::from_millis(2)).await;
                 while running.get() {
-                    let pause = world.upgrade().expect("runs").entropy(|e| e.between(500, 15_000));
-                    host.sleep(Duration::from_micros(pause)).await;
                     world.upgrade().expect("runs").net().reset("target");
                     cuts.set(cuts.get() + 1);
+                    // Now and then while the next association is being made, else soon after it should be there.
+                    let pause = world
+                        .upgrade()
+                        .expect("runs")
+                        .entropy(|e| if e.chance(30) { e.between(0, 140_000) } else { 120_000 + e.between(0, 15_000) });
+                    host.sleep(Duration::from_micros(pause)).await;
                 }
             }
         };
@@ -103,7 +108,14 @@ fn lost_connections_are_not_seen() {
             let disk: DiskRef = remote::connect(&host, spec(), options).await.expect("it connects");
             host.spawn(breaker);
             let mut model = Model::new(seed);
-            let work = Workload { unmap_percent: 5, request_bytes: 12288, stop: Stop::Requests(1000), seed, ..mixed() };
+            let work = Workload {
+                unmap_percent: 5,
+                request_bytes: 12288,
+                depth: 3,
+                stop: Stop::Requests(1200),
+                seed,
+                ..mixed()
+            };
             let mut report = load::run(&host, &disk, &work, Some(&mut model)).await.expect("no fault");
             running.set(false);
             report.mismatches += model.verify_all(&disk).await.expect("no fault").mismatches;
