@@ -154,5 +154,6 @@ pub const FAMILY_IPV6: u8 = 2;
 pub const SUBTYPE_NVM: u8 = 2;
 /// SUBTYPE: this discovery subsystem.
 pub const SUBTYPE_DISCOVERY: u8 = 3;
-/// TREQ bits 1:0: secure channel not required; bit 2: SQ flow control may be disabled.
-pub const REQUIREMENTS: u8 = 0b110;
+/// TREQ: bits 1:0 00b, nothing said about secure channels (some hosts take "not required" for a wish to use one); bit 2:
+/// SQ flow control may be disabled.
+pub const REQUIREMENTS: u8 = 0b100;
