@@ -7,9 +7,9 @@ use super::io::{self, IoCommand};
 use super::receive::Step;
 use super::slots::{DiskKind, DiskWork, NoSlot, Pending, Work};
 use super::{ConnectionId, Effect, Outbox, SubsystemId, Target, admin};
-use crate::Status;
 use crate::command::{Sgl, Sqe, admin as admin_opcode};
 use crate::pdu::{FatalError, Header, Transfer, Violation, offset};
+use crate::{Status, fabrics};
 
 /// The payload that one connection may be asked for at a time; further commands wait for their R2T.
 const RECEIVING_BYTES: usize = 16 * limits::TRANSFER_BYTES;
@@ -113,8 +113,12 @@ impl Target {
         if sqe.psdt() != 0b01 || sqe.fuse() != 0 {
             return Err(Status::INVALID_FIELD.do_not_retry());
         }
-        let connection = &self.connections[id.index()];
-        let io_of = connection.role.filter(|r| r.queue > 0 && sqe.opcode != admin_opcode::FABRICS);
+        let role = self.connections[id.index()].role;
+        let is_connect = sqe.opcode == admin_opcode::FABRICS && sqe.nsid.get() as u8 == fabrics::kind::CONNECT;
+        if role.is_none() && !is_connect {
+            return Err(Status::SEQUENCE.do_not_retry());
+        }
+        let io_of = role.filter(|r| r.queue > 0 && sqe.opcode != admin_opcode::FABRICS);
         let (pending, from_host, to_host) = match io_of.and_then(|role| role.subsystem) {
             Some(subsystem) => {
                 let geometry = &self.subsystem(subsystem).geometry;
