@@ -163,6 +163,12 @@ fn blocks_are_cleared_and_flushed() {
     }
     assert!(matches!(world.requests.iter().rev().nth(1), Some(Request::Flush)));
     assert_eq!(world.requests.iter().filter(|r| matches!(r, Request::Unmap { .. })).count(), 2);
+    // A whole list may be sent although one range is used.
+    let mut list = bytemuck::cast_slice::<_, u8>(&ranges).to_vec();
+    list.resize(4096, 0xff);
+    let whole = Sqe { sgl: Sgl::in_capsule(4096), cdw10: 0.into(), ..trim };
+    queue.ok(&mut world, whole, &list);
+    assert_eq!(world.requests.iter().filter(|r| matches!(r, Request::Unmap { .. })).count(), 3);
     // Hints ask for nothing.
     let before = world.requests.len();
     trim.cdw11 = 0.into();

@@ -123,8 +123,8 @@ impl Target {
             Some(subsystem) => {
                 let geometry = &self.subsystem(subsystem).geometry;
                 let command = IoCommand::parse(&sqe, geometry)?;
-                let len = command.data_len(geometry);
-                let (from_host, to_host) = if command.takes_data() { (len, 0) } else { (0, len) };
+                let from_host = command.from_host(geometry, sqe.sgl.len.get() as usize);
+                let to_host = if from_host == 0 { command.data_len(geometry) } else { 0 };
                 (Pending::Io(command), from_host, to_host)
             }
             None => (Pending::Admin(sqe), admin::data_from_host(&sqe), admin::data_to_host(&sqe)?),
@@ -231,8 +231,8 @@ impl Target {
             (IoCommand::WriteZeroes { range, may_unmap, durability }, _) => {
                 one(Request::WriteZeroes { range, may_unmap, durability })
             }
-            (IoCommand::Deallocate(_), Some(data)) => {
-                let requests = io::unmaps(&data, &self.subsystem(subsystem).geometry)?;
+            (IoCommand::Deallocate(ranges), Some(data)) => {
+                let requests = io::unmaps(&data, ranges, &self.subsystem(subsystem).geometry)?;
                 self.submit(id, slot, subsystem, DiskKind::Io(command), requests, out);
                 return Ok(());
             }

@@ -65,7 +65,20 @@ impl IoCommand {
         }
     }
 
-    /// Bytes of data between host and controller, whichever way.
+    /// Bytes of data that the host sends, when its SGL has room for `offered` bytes.
+    pub fn from_host(&self, geometry: &Geometry, offered: usize) -> usize {
+        let len = self.data_len(geometry);
+        match self {
+            // Hosts may send a whole list although fewer ranges are used (Linux always does).
+            IoCommand::Deallocate(_) | IoCommand::Hints(_) => {
+                offered.clamp(len, io::MAX_RANGES * size_of::<DatasetRange>())
+            }
+            IoCommand::Write(..) | IoCommand::Compare(_) => len,
+            IoCommand::Read(_) | IoCommand::Flush | IoCommand::WriteZeroes { .. } => 0,
+        }
+    }
+
+    /// Bytes of data that the command needs, whichever way.
     pub fn data_len(&self, geometry: &Geometry) -> usize {
         match self {
             IoCommand::Read(range) | IoCommand::Write(range, _) | IoCommand::Compare(range) => {
@@ -74,11 +87,6 @@ impl IoCommand {
             IoCommand::Deallocate(ranges) | IoCommand::Hints(ranges) => ranges * size_of::<DatasetRange>(),
             IoCommand::Flush | IoCommand::WriteZeroes { .. } => 0,
         }
-    }
-
-    /// Whether the host sends the data.
-    pub fn takes_data(&self) -> bool {
-        !matches!(self, IoCommand::Read(_) | IoCommand::Flush | IoCommand::WriteZeroes { .. })
     }
 }
 
@@ -98,10 +106,10 @@ fn transfer_range(sqe: &Sqe, geometry: &Geometry) -> Result<BlockRange, Status> 
     Ok(range)
 }
 
-/// The ranges of a Dataset Management command as requests; empty ranges ask for nothing.
-pub(super) fn unmaps(data: &[u8], geometry: &Geometry) -> Result<Vec<Request>, Status> {
+/// The first `ranges` ranges of a Dataset Management command as requests; empty ranges ask for nothing.
+pub(super) fn unmaps(data: &[u8], ranges: usize, geometry: &Geometry) -> Result<Vec<Request>, Status> {
     let mut requests = Vec::new();
-    for raw in data.chunks_exact(size_of::<DatasetRange>()) {
+    for raw in data.chunks_exact(size_of::<DatasetRange>()).take(ranges) {
         let raw: DatasetRange = view(raw).ok_or(Status::INTERNAL)?;
         let range = BlockRange { start: Lba(raw.slba.get()), len: Blocks(u64::from(raw.blocks.get())) };
         if !range.fits(geometry.blocks) {
@@ -136,7 +144,8 @@ mod tests {
         assert_eq!(parse(sqe(io::READ, 8, 7)), Ok(IoCommand::Read(BlockRange::new(8, 8))));
         let write = parse(sqe(io::WRITE, 0, io::FUA)).expect("valid");
         assert_eq!(write, IoCommand::Write(BlockRange::new(0, 1), Durability::Durable));
-        assert_eq!((write.data_len(&g), write.takes_data()), (512, true));
+        assert_eq!((write.data_len(&g), write.from_host(&g, 9000)), (512, 512));
+        assert_eq!([0, 100, 9000].map(|n| IoCommand::Deallocate(2).from_host(&g, n)), [32, 100, 4096]);
         let zeroes = parse(sqe(io::WRITE_ZEROES, 4095, io::DEALLOCATE)).expect("valid");
         assert!(matches!(zeroes, IoCommand::WriteZeroes { may_unmap: true, durability: Durability::Volatile, .. }));
         assert_eq!(parse(Sqe { nsid: u32::MAX.into(), ..sqe(io::FLUSH, 0, 0) }), Ok(IoCommand::Flush));
@@ -160,12 +169,13 @@ mod tests {
         let raw =
             |slba: u64, blocks: u32| DatasetRange { slba: slba.into(), blocks: blocks.into(), ..Default::default() };
         let good = [raw(0, 8), raw(5, 0), raw(4000, 96)];
-        let requests = unmaps(bytemuck::cast_slice(&good), &g).expect("valid");
+        let requests = unmaps(bytemuck::cast_slice(&good), 3, &g).expect("valid");
         assert_eq!(
             requests.iter().map(|r| r.range().expect("a range")).collect::<Vec<_>>(),
             [BlockRange::new(0, 8), BlockRange::new(4000, 96)]
         );
         let bad = [raw(0, 8), raw(4000, 97)];
-        assert!(unmaps(bytemuck::cast_slice(&bad), &g).is_err());
+        assert!(unmaps(bytemuck::cast_slice(&bad), 2, &g).is_err());
+        assert_eq!(unmaps(bytemuck::cast_slice(&bad), 1, &g).map(|r| r.len()), Ok(1));
     }
 }

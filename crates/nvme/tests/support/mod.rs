@@ -65,7 +65,7 @@ pub struct World {
 impl World {
     pub fn new() -> World {
         let advertised = "10.1.2.3:8420".parse().expect("an address");
-        let options = TargetOptions { advertised, firmware: "0.1".into(), discovery_nqn: None };
+        let options = TargetOptions { advertised, firmware: "0.1".into(), discovery_nqn: None, instance: [1; 16] };
         World {
             target: Target::new(options),
             disks: BTreeMap::new(),
