@@ -69,7 +69,7 @@ impl<T> Journal<T> {
     }
 
     /// The next thing to do. A block that is returned must be written before this is called again.
-    pub fn next(&mut self) -> Next<T> {
+    pub fn take_next(&mut self) -> Next<T> {
         if self.pending.is_empty() {
             return Next::Idle;
         }
@@ -139,7 +139,7 @@ mod tests {
     use crate::record::BlockCopy;
 
     fn take(j: &mut Journal<u32>) -> (u64, Block, Vec<u32>) {
-        match j.next() {
+        match j.take_next() {
             Next::Write { index, bytes, last, then } => {
                 let BlockCopy::Good(block) = Block::decode(&bytes) else { panic!("a block of ours is good") };
                 assert_eq!(last, block.first_record + block.records.len() as u64 - 1);
@@ -156,7 +156,7 @@ mod tests {
     #[test]
     fn records_share_blocks_and_numbers_go_on() {
         let mut j = Journal::new(Uuid::nil(), 4, 6, 10, 100);
-        assert!(matches!(j.next(), Next::Idle));
+        assert!(matches!(j.take_next(), Next::Idle));
         for i in 0..1000 {
             assert_eq!(j.push(record(i), i), 101 + u64::from(i));
         }
@@ -181,12 +181,12 @@ mod tests {
         assert_eq!(snapshot, (2, 1, 2), "it covers a record that is not written yet");
         take(&mut j);
         j.push(record(3), 3);
-        assert!(matches!(j.next(), Next::Full));
+        assert!(matches!(j.take_next(), Next::Full));
         j.on_checkpoint(snapshot);
         let (index, block, _) = take(&mut j);
         assert_eq!((index, block.sequence, block.first_record, block.checkpoint), (0, 2, 3, 2));
         j.push(record(4), 4);
-        assert!(matches!(j.next(), Next::Full), "block 1 is behind the checkpoint, it is still needed");
+        assert!(matches!(j.take_next(), Next::Full), "block 1 is behind the checkpoint, it is still needed");
         assert_eq!(j.give_up(), vec![4]);
     }
 }

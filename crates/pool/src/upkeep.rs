@@ -56,7 +56,7 @@ impl Core {
                 if let Phase::Faulted(_) = s.phase {
                     return;
                 }
-                (s.disks[0].disk.clone(), s.journal.next())
+                (s.disks[0].disk.clone(), s.journal.take_next())
             };
             let (index, bytes, last, then) = match next {
                 Next::Idle => return,
