@@ -6,7 +6,7 @@ use block::Geometry;
 use host::DiskRef;
 use uuid::Uuid;
 
-use crate::checkpoint::{CheckpointHeader, HEADER_BYTES};
+use crate::checkpoint::{CheckpointHeader, HEADER_BYTES, Purpose};
 use crate::label::{HEAD_BYTES, LABEL_A, LABEL_B, LABEL_BYTES, Label, LabelCopy, LabelState};
 use crate::metadata::Metadata;
 use crate::record::{BLOCK_BYTES, Block, BlockCopy};
@@ -169,7 +169,10 @@ fn damaged(object: impl Into<String>, why: impl Into<String>) -> PoolError {
 
 /// Reads and validates a pool. Writes nothing.
 pub(crate) async fn load(members: Vec<Member>, name: Option<&str>) -> Result<Loaded, PoolError> {
-    let disks = labels(members, name).await?;
+    let (disks, blank) = labels(members, name).await?;
+    if disks.is_empty() {
+        return Err(blank.expect("at least one disk was given"));
+    }
     let (pool, pool_name) = (disks[0].label.pool, disks[0].label.name.clone());
     if let Some(other) = disks.iter().find(|d| d.label.pool != pool || d.label.name != pool_name) {
         let why = format!(
@@ -180,7 +183,8 @@ pub(crate) async fn load(members: Vec<Member>, name: Option<&str>) -> Result<Loa
     }
     let is_first = |d: &&LoadedDisk| d.label.index == 0 && d.label.state == LabelState::Member;
     let Some(first) = disks.iter().find(is_first) else {
-        return Err(PoolError::MissingDisk { pool: pool_name, which: "disk 0, which has the pool's metadata,".into() });
+        let which = "disk 0, which has the pool's metadata,".into();
+        return Err(blank.unwrap_or(PoolError::MissingDisk { pool: pool_name, which }));
     };
     let (disk, label) = (first.member.disk.clone(), first.label.clone());
     let object = format!("pool {pool_name}");
@@ -201,17 +205,21 @@ pub(crate) async fn load(members: Vec<Member>, name: Option<&str>) -> Result<Loa
         return Err(damaged(object, why));
     }
     // A pool that is being destroyed may have lost the labels of other disks already.
-    let complete = loaded.header.purpose != crate::checkpoint::Purpose::Destroyed;
+    let complete = loaded.header.purpose != Purpose::Destroyed;
+    if let Some(error) = blank.filter(|_| complete) {
+        return Err(error);
+    }
     assign(disks, &mut loaded, complete)?;
     Ok(loaded)
 }
 
-/// The labels of all members; at least one.
-async fn labels(members: Vec<Member>, name: Option<&str>) -> Result<Vec<LoadedDisk>, PoolError> {
+/// The labels of all members, and the error for the first that has none.
+async fn labels(members: Vec<Member>, name: Option<&str>) -> Result<(Vec<LoadedDisk>, Option<PoolError>), PoolError> {
     if members.is_empty() {
         return Err(PoolError::Invalid("a pool needs at least one disk".into()));
     }
     let mut disks: Vec<LoadedDisk> = Vec::new();
+    let mut blank = None;
     for member in members {
         let uri = member.uri.clone();
         let object = format!("disk {uri}");
@@ -219,7 +227,8 @@ async fn labels(members: Vec<Member>, name: Option<&str>) -> Result<Vec<LoadedDi
             Found::Label { label, copies } => (label, copies),
             Found::Nothing(what) => {
                 let what = what.map_or("it is blank".to_string(), |w| format!("it holds {w}"));
-                return Err(PoolError::NotAPool { disk: uri, what });
+                blank.get_or_insert(PoolError::NotAPool { disk: uri, what });
+                continue;
             }
             Found::Damaged(why) => return Err(damaged(object, why)),
             Found::Newer(why) => return Err(PoolError::Unsupported { object, why }),
@@ -242,7 +251,7 @@ async fn labels(members: Vec<Member>, name: Option<&str>) -> Result<Vec<LoadedDi
         }
         disks.push(LoadedDisk { member, label, copies });
     }
-    Ok(disks)
+    Ok((disks, blank))
 }
 
 /// The newest valid checkpoint.

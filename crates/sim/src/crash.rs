@@ -227,7 +227,7 @@ impl Log {
                 Step::Mark(text) => marks.push(text.clone()),
             }
         }
-        let mut uncertain = Vec::new();
+        let mut uncertain: Vec<Uncertain> = Vec::new();
         for ((disk, number), (units, _)) in writes {
             for (index, unit) in units {
                 // An older write that was superseded by a durable newer one can no longer appear.
@@ -236,7 +236,21 @@ impl Log {
                 }
             }
         }
+        // A single write of what is there already makes no difference.
+        let mut times: BTreeMap<(usize, u64), u32> = BTreeMap::new();
+        uncertain.iter().for_each(|u| *times.entry((u.disk, u.index)).or_default() += 1);
+        uncertain.retain(|u| times[&(u.disk, u.index)] > 1 || !holds(&images[u.disk], u.index, u.unit.as_ref()));
         (images, uncertain, marks)
+    }
+}
+
+/// Whether a unit of the image has these contents; `None` is all zeroes.
+fn holds(image: &DiskImage, index: u64, unit: Option<&Unit>) -> bool {
+    let zero = |u: &Unit| u.iter().all(|b| *b == 0);
+    match (image.0.get(&index), unit) {
+        (Some(a), Some(b)) => a == b,
+        (Some(a), None) | (None, Some(a)) => zero(a),
+        (None, None) => true,
     }
 }
 

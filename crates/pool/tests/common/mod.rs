@@ -1,6 +1,8 @@
 //! Shared by the tests: a simulated world with disks, and pools on them.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub mod story;
+
 use std::rc::Rc;
 
 use block::{BlockRange, BlockSize, Buf, BufMut, Bytes, Durability, Fault};
