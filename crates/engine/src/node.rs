@@ -33,7 +33,7 @@ use host::{Host, JoinHandle, Queue};
 use uuid::Uuid;
 
 use crate::config::{Config, Share, VERSION};
-use crate::model::{Error, NodeReport, SettingInfo};
+use crate::model::{Error, ErrorKind, NodeReport, SettingInfo};
 use crate::remote::RemoteOptions;
 use crate::settings::NodeSettings;
 use crate::uri::DeviceUri;
@@ -52,6 +52,8 @@ use replicas::ReplicaSlot;
 const NQN_PREFIX: &str = "nqn.2019-05.io.openebs:";
 /// How long what is lost waits between two attempts to bring it back.
 const RETRY: Duration = Duration::from_secs(2);
+/// How long a start waits for everything to be back.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the progress of rebuilds is reported.
 const PROGRESS: Duration = Duration::from_millis(500);
 
@@ -76,10 +78,10 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// ```text
 ///   Running ──stop()──> Stopping
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Running,
-    Stopping,
+    /// With the configuration as it was when the node began to stop: what is being closed stays in the file.
+    Stopping(Box<Config>),
 }
 
 /// Writes of the configuration file, one at a time; one write serves all calls that wait for it.
@@ -96,7 +98,7 @@ pub struct Node {
     host: Host,
     options: NodeOptions,
     instance: Uuid,
-    phase: Cell<Phase>,
+    phase: RefCell<Phase>,
     settings: RefCell<NodeSettings>,
     /// Sections of the file that have no meaning here, and are kept.
     kept: Config,
@@ -122,7 +124,8 @@ impl Node {
         let mut config = load_config(&host, &options).await?;
         let mut settings = NodeSettings::default();
         for (name, value) in std::mem::take(&mut config.settings) {
-            settings.set(&name, &value.to_string()).map_err(|e| e.context(config_name(&options)))?;
+            let set = settings.set(&name, &value.to_string());
+            set.map_err(|e| e.context(config_name(&options)).with_kind(ErrorKind::InvalidArgument))?;
         }
         let exports = Exports::start(&host, &options, config.nexus_opts.nvmf_replica_port).await?;
         config.nexus_opts.nvmf_replica_port = Some(exports.port());
@@ -136,7 +139,7 @@ impl Node {
             host,
             options,
             instance,
-            phase: Cell::new(Phase::Running),
+            phase: RefCell::new(Phase::Running),
             settings: RefCell::new(settings),
             kept: config,
             exports,
@@ -161,7 +164,10 @@ impl Node {
         node.expect_pools(pools);
         node.expect_nexuses(nexuses).map_err(named)?;
         node.load_ledgers(ledgers).map_err(named)?;
-        node.retry().await;
+        // Remote devices that do not answer must not keep the node from its work.
+        let first = node.clone();
+        let first = node.host.spawn(async move { first.retry().await });
+        let _ = node.host.timeout(PATIENCE, first).await;
         // The port, and the format of a file of v0.3.0, are put down before anybody relies on them.
         node.persist().await?;
         node.start_tasks();
@@ -179,12 +185,15 @@ impl Node {
         });
         let (this, host) = (self.this.clone(), self.host.clone());
         let progress = self.host.spawn(async move {
+            let mut health = Vec::new();
             loop {
                 host.sleep(PROGRESS).await;
                 let Some(node) = this.upgrade() else { return };
-                if node.any_rebuild() {
+                let now = node.pool_health();
+                if node.any_rebuild() || now != health {
                     node.changes.bump();
                 }
+                health = now;
             }
         });
         let (this, events) = (self.this.clone(), self.nexus_events.clone());
@@ -210,9 +219,11 @@ impl Node {
 
     /// Closes everything in order; the configuration stays. The node must not be used any more.
     pub async fn stop(&self) {
-        if self.phase.replace(Phase::Stopping) == Phase::Stopping {
+        if self.running().is_err() {
             return;
         }
+        let config = Box::new(self.config());
+        self.phase.replace(Phase::Stopping(config));
         let tasks = self.tasks.take();
         tasks.into_iter().for_each(JoinHandle::cancel);
         self.exports.stop().await;
@@ -224,9 +235,9 @@ impl Node {
     }
 
     fn running(&self) -> Result<()> {
-        match self.phase.get() {
+        match &*self.phase.borrow() {
             Phase::Running => Ok(()),
-            Phase::Stopping => Err(Error::unavailable(format!("node {} is stopping", self.options.id))),
+            Phase::Stopping(_) => Err(Error::unavailable(format!("node {} is stopping", self.options.id))),
         }
     }
 
@@ -234,10 +245,6 @@ impl Node {
     async fn persist(&self) -> Result<()> {
         self.changes.bump();
         let Some(path) = self.options.config_path.clone() else { return Ok(()) };
-        if self.phase.get() == Phase::Stopping {
-            // What is being closed stays in the file.
-            return self.running();
-        }
         let mine = self.saver.wanted.get() + 1;
         self.saver.wanted.set(mine);
         let _turn = self.saver.turn.lock().await;
@@ -259,8 +266,16 @@ impl Node {
         }
     }
 
+    /// For calls that find everything as it should be: an earlier change may have failed to reach the file.
+    async fn settle(&self) -> Result<()> {
+        if self.saver.saved.get() < self.saver.wanted.get() { self.persist().await } else { Ok(()) }
+    }
+
     /// The configuration as it has to be after a restart.
     fn config(&self) -> Config {
+        if let Phase::Stopping(config) = &*self.phase.borrow() {
+            return Config { ledgers: self.ledgers_config(), ..(**config).clone() };
+        }
         let settings = self.settings.borrow();
         Config {
             version: Some(VERSION),

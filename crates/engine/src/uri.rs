@@ -102,7 +102,13 @@ impl DeviceUri {
                 Device::Malloc { name: device_name(uri, name)?, size: parameters.malloc_size(uri)? }
             }
             "nvmf" => remote(uri, place)?,
-            "bdev" | "loopback" => Device::Bdev { name: device_name(uri, local(uri, place)?.trim_start_matches('/'))? },
+            "bdev" | "loopback" => {
+                // The name of a file is its path: bdev:////dev/sda.
+                let name = local(uri, place)?;
+                let name = name.strip_prefix('/').unwrap_or(name);
+                device_name(uri, name.strip_prefix('/').unwrap_or(name))?;
+                Device::Bdev { name: name.into() }
+            }
             "pcie" | "iscsi" => return Err(wrong(uri, format!("{scheme} devices are not supported yet"))),
             _ => {
                 let known = "aio, uring, malloc, nvmf, bdev, loopback";
@@ -288,6 +294,7 @@ mod tests {
         assert_eq!(v6.device, Device::Nvmf { host: "::1".into(), port: 8420, nqn: "nqn.a".into() });
         assert_eq!(v6.canonical(), "nvmf://[::1]:8420/nqn.a");
         assert_eq!(ok("bdev:///a/b").name(), "a/b");
+        assert_eq!(ok("bdev:////dev/sda").name(), "/dev/sda");
         assert_eq!(ok("loopback:///a").device, Device::Bdev { name: "a".into() });
     }
 

@@ -118,7 +118,7 @@ impl Node {
         }
         let _held = self.locks.hold("bdev", &name).await;
         if self.registry.find(&name).is_some_and(|(_, b)| b.share.is_none()) {
-            return Ok(());
+            return self.settle().await;
         }
         self.unshare_device(&name).await;
         self.persist().await

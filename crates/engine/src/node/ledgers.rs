@@ -37,9 +37,7 @@ impl LedgerStore for FileStore {
                 None => {
                     let node = node.upgrade().ok_or_else(gone)?;
                     let known = node.ledgers.borrow().get(&volume).cloned();
-                    if let Some(known) = known.filter(|known| known.generation >= ledger.generation && *known != ledger)
-                    {
-                        debug_assert!(known.generation >= ledger.generation);
+                    if known.is_some_and(|known| known.generation >= ledger.generation && known != ledger) {
                         return Err(LedgerError::Fenced);
                     }
                     node.ledgers.borrow_mut().insert(volume, ledger);
@@ -57,13 +55,25 @@ impl Node {
         Rc::new(FileStore { node: self.this.clone(), manager })
     }
 
-    /// Takes over what the caller says that the store knows, unless a newer ledger is known here.
-    pub(crate) fn learn_ledger(&self, volume: Uuid, ledger: LedgerInfo) {
+    /// Takes over what the caller says that the store knows, unless a newer ledger is known here. Returns what it took.
+    pub(crate) fn learn_ledger(&self, volume: Uuid, ledger: LedgerInfo) -> Option<StoredLedger> {
         let ledger = StoredLedger { generation: Generation(ledger.generation), in_sync: ledger.in_sync };
         let mut ledgers = self.ledgers.borrow_mut();
-        let newer = ledgers.get(&volume).is_some_and(|known| known.generation > ledger.generation);
-        if !newer {
-            ledgers.insert(volume, ledger);
+        if ledgers.get(&volume).is_some_and(|known| known.generation > ledger.generation) {
+            return None;
+        }
+        ledgers.insert(volume, ledger.clone());
+        Some(ledger)
+    }
+
+    /// Forgets what was learned, when nothing came of it and nothing newer was recorded meanwhile.
+    pub(crate) fn unlearn_ledger(&self, volume: Uuid, learned: Option<StoredLedger>, before: Option<StoredLedger>) {
+        let mut ledgers = self.ledgers.borrow_mut();
+        if learned.is_some() && ledgers.get(&volume) == learned.as_ref() {
+            match before {
+                Some(before) => drop(ledgers.insert(volume, before)),
+                None => drop(ledgers.remove(&volume)),
+            }
         }
     }
 

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use block::{Bytes, limits};
+use futures_util::future::join_all;
 use host::DiskRef;
 use uuid::Uuid;
 
@@ -88,17 +89,24 @@ impl Node {
             Some((false, _)) => {
                 return Err(Error::already_exists(format!("nexus {uuid} exists, with another size or other children")));
             }
-            Some((true, true)) => return self.nexus_info(uuid),
+            Some((true, true)) => {
+                self.settle().await?;
+                return self.nexus_info(uuid);
+            }
             Some((true, false)) | None => {}
         }
         let fresh = ledger.is_none() && known.is_none() && !self.ledgers.borrow().contains_key(&uuid);
-        if let Some(ledger) = ledger {
-            self.learn_ledger(uuid, ledger);
-        }
-        let offline = BTreeSet::new();
+        let before = self.ledgers.borrow().get(&uuid).cloned();
+        let learned = ledger.and_then(|ledger| self.learn_ledger(uuid, ledger));
+        let offline = self.nexuses.borrow().get(&uuid).map(|slot| slot.offline.clone()).unwrap_or_default();
         let opening = Opening { uuid, size, children: &children, offline: &offline, managed, fresh };
-        let opened = self.open_nexus(opening).await;
-        let opened = opened.map_err(context)?;
+        let opened = match self.open_nexus(opening).await {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.unlearn_ledger(uuid, learned, before);
+                return Err(context(error));
+            }
+        };
         let slot = NexusSlot {
             size,
             children,
@@ -143,23 +151,25 @@ impl Node {
         let mut leases = BTreeMap::new();
         let mut absent = BTreeSet::new();
         let mut specs = Vec::new();
-        for child in children {
-            if offline.contains(child) {
-                specs.push(ChildSpec { uri: child.clone(), disk: Err("taken offline by an operator".into()) });
-                continue;
-            }
-            let disk = match self.lease_child(uuid, child).await {
-                Ok(lease) => {
+        let open = |child: &'_ String| {
+            let (taken_out, child) = (offline.contains(child), child.clone());
+            async move { if taken_out { None } else { Some(self.lease_child(uuid, &child).await) } }
+        };
+        let opened = join_all(children.iter().map(open)).await;
+        for (child, lease) in children.iter().zip(opened) {
+            let disk = match lease {
+                None => Err("taken offline by an operator".into()),
+                Some(Ok(lease)) => {
                     let disk = lease.disk.clone();
                     leases.insert(child.clone(), lease);
                     Ok(disk)
                 }
                 // It may be the reason why the volume is opened here: the ledger decides.
-                Err(error) if !fresh && matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unavailable) => {
+                Some(Err(error)) if !fresh && matches!(error.kind, ErrorKind::NotFound | ErrorKind::Unavailable) => {
                     absent.insert(child.clone());
                     Err(error.message)
                 }
-                Err(error) => return Err(error.with_kind(ErrorKind::InvalidArgument)),
+                Some(Err(error)) => return Err(error),
             };
             specs.push(ChildSpec { uri: child.clone(), disk });
         }
@@ -190,7 +200,7 @@ impl Node {
         let uuid = parse_uuid(&uuid)?;
         let _held = self.locks.hold("nexus", &uuid.to_string()).await;
         if !self.nexuses.borrow().contains_key(&uuid) {
-            return Ok(());
+            return self.settle().await;
         }
         self.close_nexus(uuid).await;
         self.ledgers.borrow_mut().remove(&uuid);
@@ -253,9 +263,13 @@ impl Node {
         match state {
             Some(volume::ChildState::Faulted) => {
                 self.reopen_child(uuid, &nexus, &uri).await?;
+                self.persist().await?;
                 return self.nexus_info(uuid);
             }
-            Some(_) => return self.nexus_info(uuid),
+            Some(_) => {
+                self.settle().await?;
+                return self.nexus_info(uuid);
+            }
             None => {}
         }
         if nexus.info().children.len() >= limits::NEXUS_MEMBERS {
@@ -263,36 +277,50 @@ impl Node {
             return Err(Error::exhausted(format!("nexus {uuid} has {limit} children, more are not possible")));
         }
         let lease = self.lease_child(uuid, &uri).await;
-        let lease = lease.map_err(|e| e.context(format!("nexus {uuid}")).with_kind(ErrorKind::InvalidArgument))?;
+        let lease = lease.map_err(|e| missing_child(uuid, e))?;
         let child = ChildSpec { uri: uri.clone(), disk: Ok(lease.disk.clone()) };
         nexus.add_child(child, !norebuild, false).await.map_err(|e| nexus_error(&e))?;
-        self.update(uuid, |slot| {
+        let before = self.update(uuid, |slot| {
             slot.children.push(uri.clone());
-            slot.hold(uri, lease);
+            slot.hold(uri, lease)
         });
+        drop(before);
         self.persist().await?;
         self.nexus_info(uuid)
     }
 
     /// Opens a child's device anew and brings it back into the nexus.
     async fn reopen_child(&self, uuid: Uuid, nexus: &Rc<volume::Nexus>, uri: &str) -> Result<()> {
-        let before = self.update(uuid, |slot| slot.release(uri)).flatten();
         let remote = matches!(DeviceUri::parse(uri)?.device, Device::Nvmf { .. });
-        let lease = match before.filter(|_| !remote) {
-            // A local device that is still open is used again. A remote one may have failed for good.
-            Some(lease) => lease,
-            None => {
-                let lease = self.lease_child(uuid, uri).await;
-                lease.map_err(|e| e.context(format!("nexus {uuid}")).with_kind(ErrorKind::InvalidArgument))?
-            }
+        let lease = if remote {
+            // The device may have failed for good.
+            drop(self.update(uuid, |slot| slot.release(uri)));
+            None
+        } else {
+            self.update(uuid, |slot| slot.held(uri)).flatten()
         };
+        match lease {
+            Some(disk) => nexus.online_child(uri, Some(disk)).await.map_err(|e| nexus_error(&e))?,
+            None => {
+                let lease = self.lease_child(uuid, uri).await.map_err(|e| missing_child(uuid, e))?;
+                return self.bring_back(uuid, nexus, uri, lease).await;
+            }
+        }
+        self.update(uuid, |slot| slot.offline.remove(uri));
+        self.changes.bump();
+        Ok(())
+    }
+
+    /// Gives the nexus a child's device that was opened anew.
+    async fn bring_back(&self, uuid: Uuid, nexus: &Rc<volume::Nexus>, uri: &str, lease: Lease) -> Result<()> {
         let disk = lease.disk.clone();
-        self.update(uuid, |slot| slot.hold(uri.into(), lease));
         nexus.online_child(uri, Some(disk)).await.map_err(|e| nexus_error(&e))?;
-        self.update(uuid, |slot| {
+        let before = self.update(uuid, |slot| {
             slot.absent.remove(uri);
             slot.offline.remove(uri);
+            slot.hold(uri.into(), lease)
         });
+        drop(before);
         self.changes.bump();
         Ok(())
     }
@@ -308,6 +336,7 @@ impl Node {
             return Err(Error::invalid(format!("nexus {uuid}: its last child cannot be removed")));
         }
         if !children.iter().any(|c| c.uri == uri) {
+            self.settle().await?;
             return self.nexus_info(uuid);
         }
         nexus.remove_child(&uri).await.map_err(|e| nexus_error(&e))?;
@@ -521,37 +550,42 @@ impl Node {
     /// Tries to open the nexuses that are not, to publish those that should be, and to take in absent children.
     pub(crate) async fn retry_nexuses(&self) {
         let uuids: Vec<Uuid> = self.nexuses.borrow().keys().copied().collect();
-        for uuid in uuids {
-            let _held = self.locks.hold("nexus", &uuid.to_string()).await;
-            match self.open_nexus_of(uuid) {
-                Ok(nexus) => self.complete_nexus(uuid, &nexus).await,
-                Err(_) => {
-                    if let Err(error) = self.reopen_nexus(uuid).await {
-                        self.update(uuid, |slot| {
-                            if let NexusState::Lost { reason } = &mut slot.state {
-                                self.explain(reason, error.message);
-                            }
-                        });
+        join_all(uuids.into_iter().map(|uuid| self.retry_nexus(uuid))).await;
+    }
+
+    async fn retry_nexus(&self, uuid: Uuid) {
+        let held = self.locks.hold("nexus", &uuid.to_string()).await;
+        if self.open_nexus_of(uuid).is_err() {
+            if let Err(error) = self.reopen_nexus(uuid).await {
+                self.update(uuid, |slot| {
+                    if let NexusState::Lost { reason } = &mut slot.state {
+                        self.explain(reason, error.message);
                     }
-                }
+                });
+            }
+            return;
+        }
+        self.publish_again(uuid).await;
+        drop(held);
+        let absent = self.nexuses.borrow().get(&uuid).map(|slot| slot.absent.clone()).unwrap_or_default();
+        for uri in absent {
+            // Others may work on the nexus while the device is looked for.
+            let Ok(lease) = self.lease_child(uuid, &uri).await else { continue };
+            let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+            let still = self.nexuses.borrow().get(&uuid).is_some_and(|slot| slot.absent.contains(&uri));
+            if let (true, Ok(nexus)) = (still, self.open_nexus_of(uuid)) {
+                // It is tried again until it is there, or removed.
+                let _ = self.bring_back(uuid, &nexus, &uri, lease).await;
             }
         }
     }
 
-    async fn complete_nexus(&self, uuid: Uuid, nexus: &Rc<volume::Nexus>) {
-        let (published, absent) = {
-            let slots = self.nexuses.borrow();
-            let Some(slot) = slots.get(&uuid) else { return };
-            (slot.published, slot.absent.clone())
-        };
+    async fn publish_again(&self, uuid: Uuid) {
         let name = device_name(uuid);
+        let published = self.nexuses.borrow().get(&uuid).is_some_and(|slot| slot.published);
         let hidden = self.registry.find(&name).is_some_and(|(_, b)| b.share.is_none());
         if published && hidden && self.share_device(&name, &name).await.is_ok() {
             self.changes.bump();
-        }
-        for uri in absent {
-            // It is tried again until it is there, or removed.
-            let _ = self.reopen_child(uuid, nexus, &uri).await;
         }
     }
 
@@ -610,9 +644,16 @@ impl Node {
 }
 
 impl NexusSlot {
-    fn hold(&mut self, uri: String, lease: Lease) {
-        if let NexusState::Open { leases, .. } = &mut self.state {
-            leases.insert(uri, lease);
+    fn hold(&mut self, uri: String, lease: Lease) -> Option<Lease> {
+        match &mut self.state {
+            NexusState::Open { leases, .. } => leases.insert(uri, lease),
+            NexusState::Lost { .. } => Some(lease),
+        }
+    }
+    fn held(&self, uri: &str) -> Option<DiskRef> {
+        match &self.state {
+            NexusState::Open { leases, .. } => leases.get(uri).map(|lease| lease.disk.clone()),
+            NexusState::Lost { .. } => None,
         }
     }
     fn release(&mut self, uri: &str) -> Option<Lease> {
@@ -621,6 +662,12 @@ impl NexusSlot {
             NexusState::Lost { .. } => None,
         }
     }
+}
+
+/// NotFound is for the nexus itself.
+fn missing_child(uuid: Uuid, error: Error) -> Error {
+    let error = error.context(format!("nexus {uuid}"));
+    if error.kind == ErrorKind::NotFound { error.with_kind(ErrorKind::InvalidArgument) } else { error }
 }
 
 /// The device name of a nexus, and the last part of its NQN.

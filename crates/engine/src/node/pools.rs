@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::{BlockSize, limits};
+use futures_util::future::join_all;
 use pool::{CreateOptions, Member, Pool, PoolError, Probe};
 use uuid::Uuid;
 
@@ -81,7 +82,10 @@ impl Node {
                 let there = self.pool_info(&name).map(|p| p.disks.join(", ")).unwrap_or_default();
                 return Err(Error::already_exists(format!("pool '{name}' exists, on other disks ({there})")));
             }
-            Some((true, true)) => return self.pool_info(&name),
+            Some((true, true)) => {
+                self.settle().await?;
+                return self.pool_info(&name);
+            }
             Some((true, false)) => {
                 // It is ours and holds data, or did: whatever is asked, it is imported and never made anew.
                 self.open_pool(&name, &disks, Make::ImportOnly).await?;
@@ -162,7 +166,13 @@ impl Node {
             let claims = self.claim_replicas(&name, "the export of its pool")?;
             self.unregister_replicas(&name).await;
             drop(claims);
-            pool.export().await.map_err(|e| pool_error(&e))?;
+            let stopped = matches!(pool.info().state, pool::PoolState::Faulted(_));
+            let exported = pool.export().await;
+            drop(pool);
+            self.drop_pool(&name);
+            self.persist().await?;
+            // One that had stopped before could not be closed in order; its next import recovers it.
+            return if stopped { Ok(()) } else { exported.map_err(|e| pool_error(&e)) };
         }
         self.drop_pool(&name);
         self.persist().await
@@ -174,7 +184,7 @@ impl Node {
         self.running()?;
         let _held = self.locks.hold("pool", &name).await;
         if !self.pools.borrow().contains_key(&name) {
-            return Ok(());
+            return self.settle().await;
         }
         if let Some(pool) = self.open_pool_of(&name)? {
             let replicas: Vec<String> = pool.replicas().iter().map(|r| r.name().to_owned()).collect();
@@ -183,12 +193,16 @@ impl Node {
                 return Err(Error::precondition(format!("pool '{name}' holds {n} replicas; destroy them first")));
             }
             let claims = self.claim_replicas(&name, "the destruction of its pool")?;
+            let shared = self.shared_replicas_of(&name);
             self.unregister_replicas(&name).await;
             drop(claims);
-            for uuid in &replicas {
-                pool.destroy_replica(uuid).await.map_err(|e| pool_error(&e).with_kind(ErrorKind::Internal))?;
+            if let Err(error) = raze(&pool, &replicas).await {
+                // What is still there goes on as before.
+                self.register_replicas(&name, &pool)?;
+                shared.iter().for_each(|uuid| self.want_share(uuid));
+                self.retry_shares().await;
+                return Err(pool_error(&error).with_kind(ErrorKind::Internal));
             }
-            pool.destroy().await.map_err(|e| pool_error(&e).with_kind(ErrorKind::Internal))?;
         }
         self.drop_pool(&name);
         self.persist().await
@@ -331,28 +345,35 @@ impl Node {
     /// Tries to import the pools that are not.
     pub(crate) async fn retry_pools(&self) {
         let names: Vec<String> = self.pools.borrow().keys().cloned().collect();
-        for name in names {
-            let _held = self.locks.hold("pool", &name).await;
-            let lost = self.pools.borrow().get(&name).and_then(|slot| match slot.state {
-                PoolState::Lost { .. } => Some((slot.disks.clone(), slot.odd_disks.first().cloned())),
-                PoolState::Open { .. } => None,
-            });
-            let Some((disks, odd)) = lost else { continue };
-            let opened = match odd {
-                Some(odd) => DeviceUri::parse(&odd).map(|_| ()),
-                None => self.open_pool(&name, &disks, Make::ImportOnly).await,
-            };
-            match opened {
-                Ok(()) => self.changes.bump(),
-                Err(error) => {
-                    if let Some(PoolSlot { state: PoolState::Lost { reason, .. }, .. }) =
-                        self.pools.borrow_mut().get_mut(&name)
-                    {
-                        self.explain(reason, error.message);
-                    }
+        join_all(names.iter().map(|name| self.retry_pool(name))).await;
+    }
+
+    async fn retry_pool(&self, name: &str) {
+        let _held = self.locks.hold("pool", name).await;
+        let lost = self.pools.borrow().get(name).and_then(|slot| match slot.state {
+            PoolState::Lost { .. } => Some((slot.disks.clone(), slot.odd_disks.first().cloned())),
+            PoolState::Open { .. } => None,
+        });
+        let Some((disks, odd)) = lost else { return };
+        let opened = match odd {
+            Some(odd) => DeviceUri::parse(&odd).map(|_| ()),
+            None => self.open_pool(name, &disks, Make::ImportOnly).await,
+        };
+        match opened {
+            Ok(()) => self.changes.bump(),
+            Err(error) => {
+                if let Some(PoolSlot { state: PoolState::Lost { reason, .. }, .. }) =
+                    self.pools.borrow_mut().get_mut(name)
+                {
+                    self.explain(reason, error.message);
                 }
             }
         }
+    }
+
+    /// Which pools are well, to notice when that changes.
+    pub(crate) fn pool_health(&self) -> Vec<(String, Health)> {
+        self.pools().into_iter().map(|pool| (pool.name, pool.state)).collect()
     }
 
     /// Closes all pools; the configuration keeps them.
@@ -370,13 +391,22 @@ impl Node {
     }
 }
 
+async fn raze(pool: &Pool, replicas: &[String]) -> std::result::Result<(), PoolError> {
+    for uuid in replicas {
+        pool.destroy_replica(uuid).await?;
+    }
+    pool.destroy().await
+}
+
 /// Whether the disks belong to a pool already, or are damaged ones of a pool: then they are not formatted.
 async fn holds_a_pool(name: &str, leases: &[Lease]) -> Result<bool> {
     let mut found = false;
     for lease in leases {
         let probe = pool::probe(&lease.disk).await.map_err(|e| pool_error(&e).context(format!("pool '{name}'")))?;
         found |= match probe {
-            Probe::Pool(_) | Probe::Damaged(_) | Probe::Newer(_) => true,
+            // Its creation was interrupted before it could hold anything.
+            Probe::Pool(label) => !label.unused,
+            Probe::Damaged(_) | Probe::Newer(_) => true,
             Probe::Blank | Probe::Foreign(_) => false,
         };
     }

@@ -120,7 +120,7 @@ impl Node {
         let Some(pool_name) = self.replicas.borrow().get(&uuid).map(|slot| slot.pool.clone()) else {
             return match self.lost_replica(&uuid) {
                 Some((_, error)) => Err(error),
-                None => Ok(()),
+                None => self.settle().await,
             };
         };
         let _pool = self.locks.hold("pool", &pool_name).await;
@@ -230,6 +230,11 @@ impl Node {
     pub(crate) fn replicas_of(&self, pool: &str) -> Vec<String> {
         let replicas = self.replicas.borrow();
         replicas.iter().filter(|(_, slot)| slot.pool == pool).map(|(uuid, _)| uuid.clone()).collect()
+    }
+
+    pub(crate) fn shared_replicas_of(&self, pool: &str) -> Vec<String> {
+        let replicas = self.replicas.borrow();
+        replicas.iter().filter(|(_, slot)| slot.pool == pool && slot.shared).map(|(uuid, _)| uuid.clone()).collect()
     }
 
     /// Claims all replicas of a pool, so that nobody begins to use one; refused when one is in use.

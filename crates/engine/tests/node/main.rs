@@ -1,6 +1,8 @@
 //! The storage node in a simulated world: calls, wrong calls, restarts, and files that cannot be written.
 
+mod files;
 mod pools;
+mod wrong;
 
 use std::future::Future;
 use std::rc::Rc;
