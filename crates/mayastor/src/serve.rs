@@ -104,7 +104,7 @@ pub async fn run(arguments: Arguments, control: Option<String>) -> Done {
         let _ = registration.await;
     }
     if tokio::time::timeout(STOP, &mut server).await.is_err() {
-        tracing::warn!("calls were still running after {STOP:?}");
+        tracing::info!("connections or calls were still there after {STOP:?}");
     }
     finish(engine.shard).await;
     tracing::info!("stopped");
