@@ -2,6 +2,8 @@
 
 mod files;
 mod pools;
+mod remote;
+mod together;
 mod wrong;
 
 use std::future::Future;
