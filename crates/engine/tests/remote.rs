@@ -8,7 +8,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BlockRange, BlockSize, Buf, Durability, Fault};
-use common::{NQN, TARGET_PORT, UUID, nexus_host, serve_disk, spec};
+use common::{NQN, TARGET_PORT, UUID, nexus_host, serve_as, serve_disk, spec};
 use engine::load::{self, Model, OnFault, Pattern, Stop, Workload};
 use engine::remote::{self, OnRestart, RemoteError, RemoteOptions, RemoteState};
 use host::conformance::check_disk;
@@ -167,20 +167,27 @@ fn a_silent_target_is_noticed() {
     }
 }
 
-/// An idle disk notices a dead target by keep-alives alone.
+/// Keep-alives hold an idle association, whatever the deadline is, and they alone find a dead target.
 #[test]
 fn keep_alives_find_a_dead_target() {
-    let world = Rc::new(world(5, DiskOptions::mib(2)));
-    let host = world.host();
-    let w = world.clone();
-    world.run(async move {
-        let disk = remote::connect(&host, spec(), RemoteOptions::default()).await.expect("it connects");
-        host.sleep(Duration::from_secs(60)).await;
-        assert_eq!(disk.state(), RemoteState::Up, "keep-alives hold an idle association");
-        w.net().isolate("target", true);
-        host.sleep(Duration::from_secs(8)).await;
-        assert_ne!(disk.state(), RemoteState::Up);
-    });
+    for deadline in [100, 5_000, 60_000] {
+        let world = Rc::new(world(5, DiskOptions::mib(2)));
+        let host = world.host();
+        let w = world.clone();
+        world.run(async move {
+            let command_deadline = Duration::from_millis(deadline);
+            let options = RemoteOptions { command_deadline, ..RemoteOptions::default() };
+            let disk = remote::connect(&host, spec(), options).await.expect("it connects");
+            let changes = Rc::new(Cell::new(0));
+            let counter = changes.clone();
+            disk.on_change(move |_| counter.set(counter.get() + 1));
+            host.sleep(Duration::from_secs(60)).await;
+            assert_eq!((disk.state(), changes.get()), (RemoteState::Up, 0), "deadline {deadline} ms");
+            w.net().isolate("target", true);
+            host.sleep(Duration::from_millis(4_000 + deadline)).await;
+            assert_ne!(disk.state(), RemoteState::Up, "deadline {deadline} ms");
+        });
+    }
 }
 
 /// A disk of the target that does not answer: the request gets its deadline, others as well, and once the disk is back
@@ -240,6 +247,48 @@ fn a_restarted_target() {
                 let RemoteState::Failed(why) = disk.state() else { panic!("{:?}", disk.state()) };
                 assert!(why.contains("1 writes that were not flushed"), "{why}");
                 disk.close().await;
+            }
+        });
+    }
+}
+
+/// After a restart the target listens before it serves; a disk rides through that. Another namespace under the same name
+/// is not taken for ours, also when it was not asked for by its UUID.
+#[test]
+fn what_comes_back_must_be_the_same() {
+    let other = uuid::Uuid::from_u128(0xbad);
+    for (path, uuid, expected) in [
+        ("/disk", UUID, None),
+        ("/disk", other, Some(format!("expected the namespace {UUID}, found {other}"))),
+        ("/small", UUID, Some("had 4096 blocks of 512 bytes and has 2048 of 512 now".to_owned())),
+        ("/large-blocks", UUID, Some("had 4096 blocks of 512 bytes and has 512 of 4096 now".to_owned())),
+        ("/larger", UUID, None),
+    ] {
+        let world = world(6, DiskOptions::mib(2));
+        world.add_disk("/small", DiskOptions::mib(1));
+        world.add_disk("/large-blocks", DiskOptions::mib_4k(2));
+        world.add_disk("/larger", DiskOptions::mib(3));
+        let host = world.host();
+        let disk = world.run(async move {
+            let spec = remote::RemoteSpec { uuid: None, ..spec() };
+            remote::connect(&host, spec, RemoteOptions::default()).await.expect("it connects")
+        });
+        world.kill("target");
+        let target = world.node("target");
+        target.clone().spawn(serve_as(target, path, uuid, Duration::from_secs(1)));
+        world.run(async move {
+            let before = disk.geometry();
+            let found = disk.read(BlockRange::new(0, 8)).await;
+            assert_eq!(disk.geometry(), before, "the geometry is constant");
+            match expected {
+                None => {
+                    assert!(found.is_ok() && disk.state() == RemoteState::Up, "{path} {found:?} {:?}", disk.state())
+                }
+                Some(text) => {
+                    assert_eq!(found.err(), Some(Fault::Gone));
+                    let RemoteState::Failed(why) = disk.state() else { panic!("{:?}", disk.state()) };
+                    assert!(why.contains(&text), "{why}");
+                }
             }
         });
     }

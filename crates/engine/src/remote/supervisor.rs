@@ -19,12 +19,10 @@ use super::{OnRestart, RemoteError, RemoteOptions, RemoteSpec, RemoteState, refu
 
 /// Pauses between attempts to reconnect: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// The deadline is measured in so many ticks; it is kept to one of them.
+/// The deadline is measured in at least so many ticks; it is kept to one of them.
 const TICKS: u32 = 8;
-/// An admin queue that brings no answer for so many ticks (half of the deadline) is given up, so that there is time left
-/// to try again.
-const SILENT_TICKS: u32 = TICKS / 2;
 const SHORTEST_DEADLINE: Duration = Duration::from_millis(100);
+const SHORTEST_TICK: Duration = Duration::from_millis(10);
 
 /// The disk, shared by its handle, its two tasks and (weakly) its connections.
 pub(super) struct Inner {
@@ -280,7 +278,7 @@ impl Inner {
     /// One tick of the sweep: deadlines, silence, keep-alive.
     fn tick(&self, watch: &mut Watch) {
         let mut answers = Answers::new();
-        let known = self.flights.borrow_mut().tick(TICKS, &mut answers);
+        let known = self.flights.borrow_mut().tick(watch.deadline, &mut answers);
         {
             let association = self.association.borrow();
             match &*association {
@@ -294,7 +292,7 @@ impl Inner {
                 }
             }
         }
-        if watch.down > TICKS && *self.state.borrow() == RemoteState::Reconnecting {
+        if watch.down > watch.deadline && *self.state.borrow() == RemoteState::Reconnecting {
             self.go(RemoteState::Lost);
         }
         self.pump();
@@ -310,6 +308,8 @@ fn answer(answers: Answers) {
 
 /// What the sweep remembers from tick to tick.
 struct Watch {
+    /// Ticks of the deadline.
+    deadline: u32,
     /// Ticks without an association.
     down: u32,
     /// For each connection: what it had received, and for how many ticks nothing has come while something should.
@@ -344,7 +344,8 @@ impl Watch {
             *received = now;
             probe |= *ticks > 0;
         }
-        if self.quiet[0].1 >= SILENT_TICKS {
+        // Half of the deadline, so that there is time left to try again.
+        if self.quiet[0].1 >= self.deadline / 2 {
             self.quiet.clear();
             association.admin.fail(Loss::Silent);
         }
@@ -359,14 +360,16 @@ impl Watch {
 
 /// Counts time for all requests together, so that none needs a timer of its own.
 async fn sweep(disk: Weak<Inner>) {
-    let Some((host, interval, keep_alive)) = disk
-        .upgrade()
-        .map(|inner| (inner.host.clone(), inner.options.command_deadline / TICKS, inner.options.keep_alive / 2))
-    else {
-        return;
-    };
-    let every = if keep_alive.is_zero() { 0 } else { (keep_alive.as_nanos() / interval.as_nanos()).max(1) as u32 };
-    let mut watch = Watch { down: 0, quiet: Vec::new(), every, since: 0 };
+    let Some(inner) = disk.upgrade() else { return };
+    let (host, deadline, keep_alive) = (inner.host.clone(), inner.options.command_deadline, inner.options.keep_alive);
+    drop(inner);
+    let mut interval = deadline / TICKS;
+    let mut every = 0;
+    if !keep_alive.is_zero() {
+        interval = interval.min(keep_alive / 4).max(SHORTEST_TICK);
+        every = ticks(keep_alive / 2, interval);
+    }
+    let mut watch = Watch { deadline: ticks(deadline, interval), down: 0, quiet: Vec::new(), every, since: 0 };
     loop {
         host.sleep(interval).await;
         match disk.upgrade() {
@@ -374,6 +377,11 @@ async fn sweep(disk: Weak<Inner>) {
             _ => return,
         }
     }
+}
+
+/// How many whole intervals a time has, at least one.
+fn ticks(time: Duration, interval: Duration) -> u32 {
+    u32::try_from(time.as_nanos() / interval.as_nanos()).unwrap_or(u32::MAX).max(1)
 }
 
 /// Keeps the disk up until it is closed or has failed for good.

@@ -1,6 +1,7 @@
 //! A target in the simulated world, and a peer that says nonsense.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use block::{BlockSize, Buf, BufMut};
 use engine::remote::RemoteSpec;
@@ -27,6 +28,11 @@ fn address() -> SocketAddr {
 
 /// Serves a simulated disk until the node ends.
 pub async fn serve_disk(host: Host, path: &'static str) {
+    serve_as(host, path, UUID, Duration::ZERO).await;
+}
+
+/// The same under a UUID, and only some time after the target has begun to listen.
+pub async fn serve_as(host: Host, path: &'static str, uuid: Uuid, later: Duration) {
     let mut disk = None;
     for block_size in [BlockSize::B512, BlockSize::B4096] {
         let options = OpenOptions { block_size, claim: Claim::Exclusive };
@@ -38,7 +44,8 @@ pub async fn serve_disk(host: Host, path: &'static str) {
     let disk = disk.expect("the disk is there");
     let server = TargetServer::start(&host, TargetOptions { bind: address(), advertised: None }).await;
     let server = server.expect("the address is free");
-    server.export(Export { nqn: NQN.into(), uuid: UUID, disk }).expect("it is served");
+    host.sleep(later).await;
+    server.export(Export { nqn: NQN.into(), uuid, disk }).expect("it is served");
     std::future::pending::<()>().await;
 }
 
