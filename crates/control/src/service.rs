@@ -262,7 +262,7 @@ impl v1::control_server::Control for Service {
                 id
             }
         };
-        self.wait(id, |v| v.is_none_or(|v| v.state != "pending")).await;
+        self.wait(id, |v| v.is_none_or(|v| v.state != "pending" && v.state != "offline")).await;
         self.describe(id, &name)
     }
 

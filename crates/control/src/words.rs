@@ -168,6 +168,7 @@ impl Scene<'_> {
         let wire = wire.and_then(|n| n.children.iter().find(|c| uuid_of(&c.uri) == Some(id)));
         let seen = self.view.nodes.get(&copy.pool.node).and_then(|p| p.replicas.get(&id));
         let state = match (child, presence) {
+            _ if !copy.life.is_wanted() => "retired",
             (Some(ChildState::Online), _) => "online",
             (Some(ChildState::Rebuilding), _) => "rebuilding",
             (Some(ChildState::Offline), _) => "offline",
