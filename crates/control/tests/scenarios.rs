@@ -74,8 +74,10 @@ fn a_lost_node_is_replaced_and_its_copy_retired_when_it_returns() {
         world.kill(&lost);
         let volume = world.volume("data", "degraded", |v| v.state == "degraded").await;
         assert!(volume.reason.contains(&lost), "{}", volume.reason);
-        let volume = world.volume("data", "repaired", |v| repaired(v, 3)).await;
-        assert!(volume.replicas.iter().filter(|r| r.state == "online").all(|r| r.node != lost), "{volume:?}");
+        let volume = {
+            let elsewhere = |v: &v1::Volume| v.replicas.iter().all(|r| r.node != lost || r.state != "online");
+            world.volume("data", "repaired", |v| repaired(v, 3) && elsewhere(v)).await
+        };
         assert_eq!(volume.target_node, node, "the target stays");
 
         world.start(&lost);
@@ -301,9 +303,11 @@ async fn whole_life(world: &World) {
     let target = world.nexus_nodes()[0].clone();
     let other = volume.replicas.iter().map(|r| r.node.clone()).find(|n| *n != target).unwrap();
     kill(world, &other).await;
-    world.volume("data", "repaired", |v| repaired(v, 2)).await;
+    let without =
+        |v: &v1::Volume, node: &str| repaired(v, 2) && v.replicas.iter().all(|r| r.node != node || r.state != "online");
+    world.volume("data", "repaired", |v| without(v, &other)).await;
     kill(world, &target).await;
-    world.volume("data", "moved", |v| v.target_node != target && repaired(v, 2) && !v.device_uri.is_empty()).await;
+    world.volume("data", "moved", |v| v.target_node != target && without(v, &target) && !v.device_uri.is_empty()).await;
     world.start(&other);
     world.start(&target);
     world.volume("data", "whole again", whole).await;
