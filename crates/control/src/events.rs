@@ -77,3 +77,32 @@ impl Events {
         (all.into_iter().skip(skip).collect(), self.news.subscribe())
     }
 }
+
+/// What happens from now on, for whoever shows it.
+pub struct EventStream(broadcast::Receiver<api::v1::Event>);
+
+impl EventStream {
+    pub(crate) fn new(events: &Events) -> EventStream {
+        EventStream(events.news.subscribe())
+    }
+    /// Waits for the next event; `None` when the control plane has ended. One that was too slow misses some.
+    pub async fn next(&mut self) -> Option<api::v1::Event> {
+        loop {
+            match self.0.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Closed) => return None,
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+            }
+        }
+    }
+    /// The next event, if one is there.
+    pub fn ready(&mut self) -> Option<api::v1::Event> {
+        loop {
+            match self.0.try_recv() {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::TryRecvError::Lagged(_)) => {}
+                Err(_) => return None,
+            }
+        }
+    }
+}

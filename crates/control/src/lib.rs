@@ -30,6 +30,8 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
 
+pub use events::EventStream;
+
 use cluster::Cluster;
 use state::State;
 use store::{Store, StoreError};
@@ -149,6 +151,10 @@ impl Control {
     /// The status of everything, as clients get it.
     pub fn status(&self) -> api::v1::Status {
         words::status(&self.0)
+    }
+    /// What happens from now on.
+    pub fn events(&self) -> EventStream {
+        EventStream::new(&self.0.events)
     }
     /// Waits until something changed after `seen` and returns the new count; start with 0.
     pub async fn changed(&self, seen: u64) -> u64 {

@@ -11,6 +11,7 @@ use crate::failure::EXIT_CODES;
 use crate::output::{Format, Output};
 use crate::serve;
 use crate::size::Units;
+use crate::up;
 
 /// Replicated block storage for containers
 #[derive(Debug, Parser)]
@@ -72,6 +73,9 @@ pub enum Command {
     /// Run a storage node: pools, replicas, nexuses and their NVMe/TCP target
     #[command(after_help = serve::EXAMPLES)]
     Engine(serve::Arguments),
+    /// Run a whole cluster on this machine: storage nodes, control plane, one view of it all
+    #[command(after_help = up::EXAMPLES)]
+    Up(up::Arguments),
     /// Run the control plane: places, watches and repairs volumes
     #[command(after_help = control::EXAMPLES)]
     Control(control::Arguments),

@@ -6,11 +6,14 @@ mod cli;
 mod client;
 mod connect;
 mod control;
+mod demo;
 mod failure;
+mod image;
 mod legacy;
 mod output;
 mod serve;
 mod size;
+mod up;
 
 use std::process::ExitCode;
 
@@ -21,6 +24,7 @@ use cli::{Cli, Command};
 use failure::{Done, Exit, Failure};
 
 fn main() -> ExitCode {
+    up::cluster::follow_parent();
     if legacy::is_wanted() {
         return match legacy::Cli::try_parse() {
             Ok(cli) => runtime().map_or_else(Failure::report, |runtime| runtime.block_on(legacy::run(cli))),
@@ -51,6 +55,10 @@ fn run(cli: Cli) -> Done {
         Command::Engine(arguments) => {
             log(&arguments.log)?;
             wait_for(serve::run(arguments, cli.globals.control))
+        }
+        Command::Up(arguments) => {
+            log(&arguments.log)?;
+            wait_for(up::run(arguments))
         }
         Command::Control(arguments) => {
             log(&arguments.log)?;

@@ -317,7 +317,10 @@ impl Engine for Service {
         if used {
             return Err(Status::failed_precondition("a nexus uses it"));
         }
-        let in_use = |n: &FakeNexus| !n.faulted && n.in_sync.iter().any(|uri| uri.ends_with(&uuid));
+        let in_use = |n: &FakeNexus| {
+            let works = |c: &FakeChild| c.uri.ends_with(&uuid) && c.state != v1::ChildState::ChildFaulted;
+            !n.faulted && n.children.iter().any(works)
+        };
         let owner = all.nodes.iter().find(|(_, n)| n.process.is_some() && n.nexuses.values().any(in_use));
         if let Some(owner) = owner.map(|(n, _)| n.clone()) {
             all.offences.push(format!("replica {uuid} was destroyed under the nexus on {owner}"));

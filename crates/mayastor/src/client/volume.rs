@@ -1,5 +1,7 @@
 //! `mayastor volume`.
 
+use std::path::PathBuf;
+
 use api::v1;
 use clap::Subcommand;
 use tokio_stream::StreamExt;
@@ -8,6 +10,7 @@ use super::progress::{self, Progress};
 use super::yes;
 use crate::connect::{Client, Control};
 use crate::failure::{Done, Failure};
+use crate::image;
 use crate::output::{self, Format, Output};
 use crate::size;
 
@@ -105,6 +108,28 @@ pub enum Command {
         #[arg(short, long)]
         wait: bool,
     },
+    /// Write a disk image to the beginning of a volume
+    #[command(after_help = "Examples:
+  mayastor volume import disk.img data")]
+    Import {
+        /// The image, a file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+        /// The volume's name or uuid
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+    /// Write the contents of a volume to a new file
+    #[command(after_help = "Examples:
+  mayastor volume export data disk.img")]
+    Export {
+        /// The volume's name or uuid
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// The file; it must not exist
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
 }
 
 /// Runs it.
@@ -114,8 +139,14 @@ pub async fn run(command: Command, client: &Client) -> Done {
     if let Command::Show { name, wait: true } = &command {
         return wait_for(name, client).await;
     }
+    match &command {
+        Command::Import { file, name } => return image::import(file, name, client).await,
+        Command::Export { name, file } => return image::export(name, file, client).await,
+        _ => {}
+    }
     let control = client.control().await?;
     match command {
+        Command::Import { .. } | Command::Export { .. } => unreachable!("done above"),
         Command::Create { name, size, replicas, thin, required_nodes, preferred_nodes, uuid, wait } => {
             let request = v1::CreateVolumeRequest { name, size, replicas, thin, required_nodes, preferred_nodes, uuid };
             let volume = control.check(control.v1().create_volume(request).await)?;
