@@ -3,8 +3,15 @@
 //! Nothing here does I/O or reads a clock. The contract is docs/replication.md.
 #![forbid(unsafe_code)]
 
+mod bitmap;
+pub mod label;
+pub mod ledger;
+pub mod map;
+pub mod meta;
+mod ranges;
 mod settings;
 
+pub use bitmap::Bitmap;
 pub use settings::Settings;
 
 /// The state of a rebuild, in v0.3.0's words.
