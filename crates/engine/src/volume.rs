@@ -5,11 +5,13 @@
 //! machine, with one task for the volume and none per request.
 
 mod api;
+mod child;
+mod driver;
+mod open;
+mod pump;
 
 pub use api::{
     ChildInfo, ChildSpec, ChildState, LedgerError, LedgerStore, NexusError, NexusEvent, NexusInfo, NexusSpec,
-    NexusState, NoStore, RebuildInfo, Settings, StoredLedger,
+    NexusState, NoStore, RebuildInfo, RebuildState, Settings, StoredLedger,
 };
-mod driver;
-
 pub use driver::Nexus;

@@ -314,7 +314,10 @@ mod tests {
         assert_eq!((u64_at(header, 72), u32_at(header, 80), u32_at(header, 84)), (2, 2, 128));
         assert_eq!(u32_at(header, 88), crc32fast::hash(&front[1024..1280]));
         let entry = &front[1024..1152];
-        assert_eq!(&entry[..16], &[0x82, 0x33, 0x66, 0x27, 0xe6, 0xe5, 0xe9, 0x11, 0x81, 0xb4, 0xca, 0x5c, 0xa5, 0xca, 0x5c, 0xa5]);
+        assert_eq!(
+            &entry[..16],
+            &[0x82, 0x33, 0x66, 0x27, 0xe6, 0xe5, 0xe9, 0x11, 0x81, 0xb4, 0xca, 0x5c, 0xa5, 0xca, 0x5c, 0xa5]
+        );
         assert_eq!((u64_at(entry, 32), u64_at(entry, 40)), (2048, 10239));
         assert_eq!(&entry[56..72], b"M\0a\0y\0a\0M\0e\0t\0a\0");
         assert_eq!((u64_at(&front[1152..], 32), u64_at(&front[1152..], 40)), (10240, 131038));

@@ -4,43 +4,20 @@
 #![forbid(unsafe_code)]
 
 mod bitmap;
+mod copy;
 pub mod label;
 pub mod ledger;
+pub mod machine;
 pub mod map;
+mod member;
 pub mod meta;
+pub mod open;
 mod ranges;
+mod rebuild;
 mod settings;
 
 pub use bitmap::Bitmap;
+pub use machine::Nexus;
+pub use member::{MemberId, MemberState, Reason};
+pub use rebuild::{Progress, RebuildState};
 pub use settings::Settings;
-
-/// The state of a rebuild, in v0.3.0's words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum RebuildState {
-    /// Made, not started.
-    Init,
-    /// Copying.
-    Running,
-    /// Ended before its end by command; what was copied is remembered.
-    Stopped,
-    /// Waiting for a command to go on; the member still gets every write.
-    Paused,
-    /// Ended by an error.
-    Failed,
-    /// The member is in sync.
-    Completed,
-}
-
-impl RebuildState {
-    /// The state as v0.3.0's GetRebuildState spells it.
-    pub fn name(self) -> &'static str {
-        match self {
-            RebuildState::Init => "init",
-            RebuildState::Running => "running",
-            RebuildState::Stopped => "stopped",
-            RebuildState::Paused => "paused",
-            RebuildState::Failed => "failed",
-            RebuildState::Completed => "completed",
-        }
-    }
-}

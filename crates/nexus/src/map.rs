@@ -68,7 +68,13 @@ impl Shape {
 }
 
 /// One sector of the map. `dirty` and `behind` say each region's bits.
-pub fn encode_sector(volume: Uuid, index: usize, regions: usize, dirty: &Bitmap, behind: impl Fn(usize) -> bool) -> [u8; SECTOR] {
+pub fn encode_sector(
+    volume: Uuid,
+    index: usize,
+    regions: usize,
+    dirty: &Bitmap,
+    behind: impl Fn(usize) -> bool,
+) -> [u8; SECTOR] {
     let mut b = [0; SECTOR];
     b[4..8].copy_from_slice(&(index as u32).to_le_bytes());
     b[8..16].copy_from_slice(&volume.as_bytes()[..8]);

@@ -1,100 +1,400 @@
-//! The volume's one task, and the commands.
+//! A nexus as the rest of the engine sees it: a device, and commands.
 
 use std::rc::Rc;
+use std::time::Duration;
 
-use block::{BlockSize, Bytes, Fault, Features, Geometry, Request, Ticket};
+use block::{Bytes, Geometry, Request, Ticket};
 use host::{Disk, DiskRef, Host};
+use nexus::ledger::uri_tag;
+use nexus::machine::{Denied, MemberView, Nexus as Machine, Outbox, Phase};
+use nexus::map::Shape;
+use nexus::{MemberId, MemberState, Reason};
 use uuid::Uuid;
 
-use super::{ChildSpec, NexusError, NexusInfo, NexusSpec, RebuildInfo, Settings};
+use super::child::{self, Look, Unfit};
+use super::open;
+use super::pump::{Child, Pump};
+use super::{
+    ChildInfo, ChildSpec, ChildState, NexusError, NexusInfo, NexusSpec, NexusState, RebuildInfo, RebuildState, Settings,
+};
 
-/// An open nexus.
+/// How long a command waits for the ledger to be recorded.
+const RECORD_LIMIT: Duration = Duration::from_secs(30);
+
+/// An open nexus. Dropping it aborts what is in flight; [`Nexus::close`] ends it in order.
 pub struct Nexus {
-    uuid: Uuid,
     size: Bytes,
+    geometry: Geometry,
+    shape: Shape,
+    pump: Rc<Pump>,
 }
 
 impl Nexus {
-    /// Opens a volume: reads labels and ledgers, decides who is in sync, records a new generation, and serves.
-    pub async fn open(_host: &Host, spec: NexusSpec) -> Result<Rc<Nexus>, NexusError> {
-        Err(NexusError::BadState { nexus: spec.uuid, reason: "the mirror has not landed".into() })
+    /// Opens a volume: reads labels and ledgers, decides who is in sync, records a new generation, and serves. Members
+    /// that are behind are rebuilt at once.
+    pub async fn open(host: &Host, spec: NexusSpec) -> Result<Rc<Nexus>, NexusError> {
+        let size = spec.size;
+        let pump = open::open(host, spec).await?;
+        let (geometry, shape) = {
+            let machine = pump.machine.borrow();
+            (machine.geometry(), *machine.shape())
+        };
+        Ok(Rc::new(Nexus { size, geometry, shape, pump }))
     }
     /// The volume's identity.
     pub fn uuid(&self) -> Uuid {
-        self.uuid
+        self.pump.uuid
     }
     /// The usable size.
     pub fn size(&self) -> Bytes {
         self.size
     }
+
     /// The whole picture.
     pub fn info(&self) -> NexusInfo {
-        unreachable!("a nexus is not made yet")
+        let now = self.pump.host.now();
+        let machine = self.pump.machine.borrow();
+        let members = machine.members(now);
+        let (version, set, _) = machine.ledger();
+        let children = self.pump.children.borrow();
+        let uri_of =
+            |id: MemberId| children.iter().find(|c| c.member.is_some_and(|(m, _)| m == id)).map(|c| c.uri.clone());
+        let infos: Vec<ChildInfo> = children
+            .iter()
+            .map(|child| {
+                let member = child.member.and_then(|(id, _)| members.iter().find(|m| m.id == id));
+                child_info(child, member, &self.shape, &uri_of)
+            })
+            .collect();
+        let (state, reason) = health(&machine, &members, &infos);
+        let listed = |c: &&Child| c.member.is_some_and(|(_, uuid)| set.contains(&uuid));
+        NexusInfo {
+            uuid: self.pump.uuid,
+            size: self.size,
+            block_size: self.geometry.block_size,
+            state,
+            reason,
+            generation: version.number(),
+            in_sync: children.iter().filter(listed).map(|c| c.uri.clone()).collect(),
+            children: infos,
+        }
     }
-    /// Adds a child, out of sync; with `rebuild`, starts to copy to it.
-    pub async fn add_child(&self, _child: ChildSpec, _rebuild: bool, _force: bool) -> Result<(), NexusError> {
-        Err(self.not_yet())
+
+    /// Adds a child, out of sync; with `rebuild`, starts to copy to it. One that was a member before and is still listed
+    /// gets only what it lacks.
+    pub async fn add_child(&self, spec: ChildSpec, rebuild: bool, force: bool) -> Result<(), NexusError> {
+        if self.find(&spec.uri).is_some() {
+            return Err(NexusError::ChildExists { nexus: self.uuid(), uri: spec.uri });
+        }
+        let disk = spec.disk.map_err(|reason| self.bad_child(&spec.uri, reason))?;
+        let look = self.look(&spec.uri, &disk).await?;
+        open::refuse_foreign(self.uuid(), &look.probe, force).map_err(|reason| self.bad_child(&spec.uri, reason))?;
+        let at = self.pump.children.borrow().len();
+        let child = Child { uri: spec.uri.clone(), link: None, member: None, reason: "being added".into() };
+        self.pump.children.borrow_mut().push(child);
+        let joined = self.join(&spec.uri, look, rebuild).await;
+        if joined.is_err() {
+            let mut children = self.pump.children.borrow_mut();
+            let gone = children.iter().skip(at).position(|c| c.uri == spec.uri).map(|i| children.remove(at + i));
+            drop(children);
+            drop(gone);
+        }
+        joined
     }
+
     /// Takes a child out of the volume for good. An unknown child is fine.
-    pub async fn remove_child(&self, _uri: &str) -> Result<(), NexusError> {
-        Err(self.not_yet())
+    pub async fn remove_child(&self, uri: &str) -> Result<(), NexusError> {
+        let Some((member, _)) = self.find(uri) else { return Ok(()) };
+        if self.pump.children.borrow().len() == 1 {
+            return Err(NexusError::LastCopy { nexus: self.uuid(), uri: uri.into() });
+        }
+        if let Some(id) = member {
+            let settled = move |m: &Machine| state_in(m, id).is_none_or(|s| !matches!(s, MemberState::Leaving(_)));
+            self.wait(settled).await?;
+            self.command(uri, |machine, now, out| machine.remove(now, id, out))?;
+            self.wait(move |m| state_in(m, id).is_none()).await?;
+            self.pump.set_link(id, None);
+        }
+        let mut children = self.pump.children.borrow_mut();
+        let gone = children.iter().position(|c| c.uri == uri).map(|at| children.remove(at));
+        drop(children);
+        drop(gone);
+        self.pump.tell(format!("child {uri} was removed"));
+        Ok(())
     }
+
     /// Takes a child out until [`Nexus::online_child`].
-    pub async fn offline_child(&self, _uri: &str) -> Result<(), NexusError> {
-        Err(self.not_yet())
-    }
-    /// Brings an offline or faulted child back, with its device opened anew if it was closed; starts its rebuild, which
-    /// copies only what differs.
-    pub async fn online_child(&self, _uri: &str, _disk: Option<DiskRef>) -> Result<(), NexusError> {
-        Err(self.not_yet())
+    pub async fn offline_child(&self, uri: &str) -> Result<(), NexusError> {
+        self.take_out(uri, Reason::Offline).await
     }
     /// Treats a child as failed.
-    pub async fn fault_child(&self, _uri: &str) -> Result<(), NexusError> {
-        Err(self.not_yet())
+    pub async fn fault_child(&self, uri: &str) -> Result<(), NexusError> {
+        self.take_out(uri, Reason::Faulted).await
     }
+
+    async fn take_out(&self, uri: &str, reason: Reason) -> Result<(), NexusError> {
+        let (member, _) = self.find(uri).ok_or_else(|| self.not_found(uri))?;
+        let Some(id) = member else { return Ok(()) };
+        self.command(uri, |machine, now, out| machine.take_out(now, id, reason, out))?;
+        self.wait(move |m| state_in(m, id).is_none_or(|s| matches!(s, MemberState::Out(_)))).await
+    }
+
+    /// Brings a child back that is offline, faulted or was unreachable, with its device opened anew if one is given;
+    /// starts its rebuild, which copies only what differs.
+    pub async fn online_child(&self, uri: &str, disk: Option<DiskRef>) -> Result<(), NexusError> {
+        let (member, link) = self.find(uri).ok_or_else(|| self.not_found(uri))?;
+        if let Some(id) = member {
+            if !matches!(state_in(&self.pump.machine.borrow(), id), Some(MemberState::Out(_))) {
+                return Err(self.bad_state("the child is not offline"));
+            }
+        }
+        if let Some(id) = member {
+            // The old connection goes first: what it still has in flight must not land on what is copied.
+            if disk.is_some() {
+                self.with_child(uri, |child| child.link.take());
+                self.pump.set_link(id, None);
+            }
+            let answered = |m: &Machine| m.members(block::Instant(0)).iter().all(|m| m.id != id || m.unanswered == 0);
+            if !self.pump.until(RECORD_LIMIT, answered).await {
+                return Err(
+                    self.bad_state("the child has not answered requests from before; they could still take effect")
+                );
+            }
+        }
+        let disk = disk.or(link).ok_or_else(|| self.bad_child(uri, "its device is not open".into()))?;
+        let look = self.look(uri, &disk).await?;
+        open::refuse_foreign(self.uuid(), &look.probe, false).map_err(|reason| self.bad_child(uri, reason))?;
+        self.join(uri, look, true).await
+    }
+
+    /// Makes a reachable child of the list a member again, or a new one.
+    async fn join(&self, uri: &str, look: Look, rebuild: bool) -> Result<(), NexusError> {
+        let failed = |fault: block::Fault| self.bad_child(uri, format!("writing the label: {fault}"));
+        let (host, nexus) = (&self.pump.host, self.uuid());
+        let tag = uri_tag(uri);
+        let known = look.member.and_then(|uuid| {
+            let members = self.pump.machine.borrow().members(host.now());
+            members.into_iter().find(|m| m.uuid == uuid)
+        });
+        let (id, uuid) = match known {
+            Some(member) if matches!(member.state, MemberState::Out(_)) => {
+                child::repair_label(host, &look.link, &look.probe, nexus).await.map_err(failed)?;
+                self.command(uri, |machine, now, out| machine.online(now, member.id, look.slot, tag, out))?;
+                (member.id, member.uuid)
+            }
+            Some(_) => {
+                return Err(self.bad_child(uri, "it is a copy of another child: both have the same member uuid".into()));
+            }
+            None => {
+                let before = self.find(uri).and_then(|(member, _)| member);
+                let uuid = child::format(host, &look.link, &look.probe, nexus, &self.shape).await.map_err(failed)?;
+                let id = self.command(uri, |machine, now, out| machine.add_member(now, uuid, tag, out))?;
+                if let Some(old) = before {
+                    // Another device stands behind the URI now: the member that was there is gone for good.
+                    self.command(uri, |machine, now, out| machine.remove(now, old, out))?;
+                }
+                (id, uuid)
+            }
+        };
+        self.pump.set_link(id, Some(look.link.clone()));
+        self.with_child(uri, |child| {
+            child.link = Some(look.link);
+            child.member = Some((id, uuid));
+            child.reason.clear();
+        });
+        if rebuild {
+            self.command(uri, |machine, now, out| machine.start_rebuild(now, id, out))?;
+        }
+        Ok(())
+    }
+
     /// Starts the rebuild of a child that is out of sync.
-    pub fn start_rebuild(&self, _uri: &str) -> Result<(), NexusError> {
-        Err(self.not_yet())
+    pub fn start_rebuild(&self, uri: &str) -> Result<(), NexusError> {
+        let id = self.member(uri)?;
+        self.command(uri, |machine, now, out| machine.start_rebuild(now, id, out))
     }
-    /// Ends a rebuild; what was copied is remembered.
-    pub fn stop_rebuild(&self, _uri: &str) -> Result<(), NexusError> {
-        Err(self.not_yet())
+    /// Ends a rebuild; what was copied is remembered. Fine when there is none.
+    pub fn stop_rebuild(&self, uri: &str) -> Result<(), NexusError> {
+        let id = self.member(uri)?;
+        self.command(uri, |machine, now, out| machine.stop_rebuild(now, id, out))
     }
     /// Lets a rebuild wait.
-    pub fn pause_rebuild(&self, _uri: &str) -> Result<(), NexusError> {
-        Err(self.not_yet())
+    pub fn pause_rebuild(&self, uri: &str) -> Result<(), NexusError> {
+        self.rebuild_info(uri)?;
+        let id = self.member(uri)?;
+        self.command(uri, |machine, now, out| machine.pause_rebuild(now, id, out))
     }
     /// Lets a waiting rebuild go on.
-    pub fn resume_rebuild(&self, _uri: &str) -> Result<(), NexusError> {
-        Err(self.not_yet())
+    pub fn resume_rebuild(&self, uri: &str) -> Result<(), NexusError> {
+        self.rebuild_info(uri)?;
+        let id = self.member(uri)?;
+        self.command(uri, |machine, now, out| machine.resume_rebuild(now, id, out))
     }
-    /// How far a rebuild is.
-    pub fn rebuild_info(&self, _uri: &str) -> Result<RebuildInfo, NexusError> {
-        Err(self.not_yet())
+    /// How far a rebuild is; [`NexusError::NoRebuild`] when there is none (any more).
+    pub fn rebuild_info(&self, uri: &str) -> Result<RebuildInfo, NexusError> {
+        let info = self.info();
+        let child = info.children.into_iter().find(|c| c.uri == uri).ok_or_else(|| self.not_found(uri))?;
+        child.rebuild.ok_or_else(|| NexusError::NoRebuild { nexus: self.uuid(), uri: uri.into() })
     }
+
     /// Changes the settings from now on.
-    pub fn set_settings(&self, _settings: Settings) -> Result<(), NexusError> {
-        Err(self.not_yet())
+    pub fn set_settings(&self, settings: Settings) -> Result<(), NexusError> {
+        settings.check().map_err(|reason| NexusError::Invalid { nexus: self.uuid(), reason: reason.into() })?;
+        self.pump.with(|machine, _, _| machine.set_settings(settings));
+        Ok(())
     }
+    /// The settings in force.
+    pub fn settings(&self) -> Settings {
+        *self.pump.machine.borrow().settings()
+    }
+
     /// Waits for what is in flight, marks the members as clean and lets go of them. New requests fail with
-    /// [`Fault::Aborted`].
+    /// [`block::Fault::Aborted`]. When members do not answer, what is in flight is aborted, and the next nexus makes the
+    /// members equal.
     pub async fn close(&self) -> Result<(), NexusError> {
-        Err(self.not_yet())
+        self.pump.with(|machine, now, out| machine.close(now, out));
+        let limit = self.settings().member_deadline * 2;
+        if !self.pump.until(limit, |m| m.phase() == Phase::Closed).await {
+            self.pump.with(|machine, now, out| machine.abort(now, out));
+        }
+        self.pump.release();
+        Ok(())
     }
-    fn not_yet(&self) -> NexusError {
-        NexusError::BadState { nexus: self.uuid, reason: "the mirror has not landed".into() }
+
+    async fn look(&self, uri: &str, disk: &DiskRef) -> Result<Look, NexusError> {
+        let block_size = disk.geometry().block_size;
+        if block_size != self.geometry.block_size {
+            let reason = format!("its block size {} differs from that of the nexus", block_size.bytes());
+            return Err(self.bad_child(uri, reason));
+        }
+        let limit = self.settings().member_deadline;
+        child::look(&self.pump.host, disk, self.uuid(), self.size, limit).await.map_err(|unfit| match unfit {
+            Unfit::Io(reason) | Unfit::Never(reason) => self.bad_child(uri, reason),
+        })
     }
+
+    fn find(&self, uri: &str) -> Option<(Option<MemberId>, Option<DiskRef>)> {
+        let children = self.pump.children.borrow();
+        let child = children.iter().find(|c| c.uri == uri)?;
+        Some((child.member.map(|(id, _)| id), child.link.as_ref().map(|l| l.disk.clone())))
+    }
+    fn with_child<T>(&self, uri: &str, act: impl FnOnce(&mut Child) -> T) -> Option<T> {
+        self.pump.children.borrow_mut().iter_mut().find(|c| c.uri == uri).map(act)
+    }
+    fn member(&self, uri: &str) -> Result<MemberId, NexusError> {
+        let (member, _) = self.find(uri).ok_or_else(|| self.not_found(uri))?;
+        member.ok_or_else(|| self.bad_state("the child could not be opened"))
+    }
+    async fn wait(&self, wanted: impl Fn(&Machine) -> bool) -> Result<(), NexusError> {
+        let over = |m: &Machine| wanted(m) || matches!(m.phase(), Phase::Closed | Phase::Fenced);
+        if self.pump.until(RECORD_LIMIT, over).await {
+            return Ok(());
+        }
+        Err(self.bad_state("the new ledger could not be recorded yet; the command goes on"))
+    }
+
+    fn command<T>(
+        &self,
+        uri: &str,
+        act: impl FnOnce(&mut Machine, block::Instant, &mut Outbox) -> Result<T, Denied>,
+    ) -> Result<T, NexusError> {
+        self.pump.with(act).map_err(|denied| match denied {
+            Denied::Unknown => self.not_found(uri),
+            Denied::LastCopy => NexusError::LastCopy { nexus: self.uuid(), uri: uri.into() },
+            Denied::TooMany | Denied::Twice => {
+                NexusError::Invalid { nexus: self.uuid(), reason: format!("{uri}: {denied}") }
+            }
+            Denied::State(reason) => self.bad_state(reason),
+        })
+    }
+    fn bad_child(&self, uri: &str, reason: String) -> NexusError {
+        NexusError::BadChild { nexus: self.uuid(), uri: uri.into(), reason }
+    }
+    fn bad_state(&self, reason: &str) -> NexusError {
+        NexusError::BadState { nexus: self.uuid(), reason: reason.into() }
+    }
+    fn not_found(&self, uri: &str) -> NexusError {
+        NexusError::ChildNotFound { nexus: self.uuid(), uri: uri.into() }
+    }
+}
+
+fn state_in(machine: &Machine, id: MemberId) -> Option<MemberState> {
+    machine.members(block::Instant(0)).into_iter().find(|m| m.id == id).map(|m| m.state)
+}
+
+fn child_info(
+    child: &Child,
+    member: Option<&MemberView>,
+    shape: &Shape,
+    uri_of: &dyn Fn(MemberId) -> Option<String>,
+) -> ChildInfo {
+    let Some(member) = member else {
+        let reason = child.reason.clone();
+        return ChildInfo { uri: child.uri.clone(), state: ChildState::Faulted, reason, rebuild: None, errors: 0 };
+    };
+    let (state, reason) = match member.state {
+        MemberState::InSync => (ChildState::Online, String::new()),
+        MemberState::Growing => (ChildState::Rebuilding, "copied; the ledger is being recorded".into()),
+        MemberState::Rebuilding => (ChildState::Rebuilding, "being rebuilt".into()),
+        MemberState::Joining => (ChildState::OutOfSync, "out of sync, waits for a rebuild".into()),
+        MemberState::Leaving(Reason::Offline) | MemberState::Out(Reason::Offline) => {
+            (ChildState::Offline, Reason::Offline.to_string())
+        }
+        MemberState::Out(Reason::Absent) if !child.reason.is_empty() => (ChildState::Faulted, child.reason.clone()),
+        MemberState::Leaving(reason) | MemberState::Out(reason) => (ChildState::Faulted, reason.to_string()),
+    };
+    let bytes = |blocks| shape.block_size.bytes_of(blocks);
+    let rebuild = member.rebuild.as_ref().map(|p| RebuildInfo {
+        state: p.state,
+        bytes_done: bytes(p.done),
+        bytes_total: bytes(p.total),
+        bytes_per_second: bytes(p.per_second).0,
+        eta: p.eta,
+        source: p.source.and_then(uri_of).unwrap_or_default(),
+    });
+    ChildInfo { uri: child.uri.clone(), state, reason, rebuild, errors: member.errors as u64 }
+}
+
+/// How well the volume is, and why it is not better.
+fn health(machine: &Machine, members: &[MemberView], children: &[ChildInfo]) -> (NexusState, String) {
+    match machine.phase() {
+        Phase::Fenced => return (NexusState::Faulted, "a newer nexus owns the volume".into()),
+        Phase::Closed | Phase::Draining | Phase::Cleaning => return (NexusState::Faulted, "closed".into()),
+        Phase::Opening | Phase::Serving => {}
+    }
+    let threshold = machine.settings().error_threshold as usize;
+    let serves = |m: &MemberView| m.state == MemberState::InSync && m.errors <= threshold;
+    if !members.iter().any(serves) {
+        return (NexusState::Faulted, "the last copy in sync fails".into());
+    }
+    let ill: Vec<String> = children
+        .iter()
+        .filter(|c| c.state != ChildState::Online)
+        .map(|c| match &c.rebuild {
+            Some(r) if r.state == RebuildState::Running => format!("{}: being rebuilt, {} %", c.uri, r.percent()),
+            _ => format!("{}: {}", c.uri, c.reason),
+        })
+        .collect();
+    if ill.is_empty() { (NexusState::Online, String::new()) } else { (NexusState::Degraded, ill.join("; ")) }
 }
 
 impl Disk for Nexus {
     fn geometry(&self) -> Geometry {
-        let block_size = BlockSize::B512;
-        Geometry { block_size, blocks: block_size.blocks_in(self.size), features: Features::default() }
+        self.geometry
     }
-    fn submit(&self, _request: Request, ticket: Ticket) {
-        ticket.fail(Fault::Aborted);
+    fn submit(&self, request: Request, ticket: Ticket) {
+        self.pump.submit(request, ticket);
     }
     fn label(&self) -> String {
-        format!("nexus-{}", self.uuid)
+        format!("nexus-{}", self.pump.uuid)
+    }
+}
+
+impl Drop for Nexus {
+    fn drop(&mut self) {
+        if self.pump.machine.borrow().phase() != Phase::Closed {
+            self.pump.with(|machine, now, out| machine.abort(now, out));
+            self.pump.release();
+        }
     }
 }

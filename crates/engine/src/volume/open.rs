@@ -1,0 +1,282 @@
+//! Opening a volume: look at the children, decide, label what is new, start the machine, record the new generation.
+
+use std::rc::Rc;
+
+use block::{BlockSize, Blocks, Bytes};
+use host::Host;
+use nexus::MemberState;
+use nexus::label::Probe;
+use nexus::ledger::{Ledger, Role, Set, Version, uri_tag};
+use nexus::machine::{Nexus as Machine, Opened, Opening, Phase, Standing};
+use nexus::map::{Maps, Shape};
+use nexus::open::{Decision, Found, decide};
+use uuid::Uuid;
+
+use super::child::{self, Look, Unfit};
+use super::pump::{Child, Pump};
+use super::{NexusError, NexusSpec};
+
+/// A child while the volume is being opened.
+struct Candidate {
+    uri: String,
+    look: Result<Look, String>,
+    /// Its place among the machine's members.
+    member: Option<(usize, Uuid)>,
+}
+
+/// Opens a volume; see [`super::Nexus::open`].
+pub(super) async fn open(host: &Host, spec: NexusSpec) -> Result<Rc<Pump>, NexusError> {
+    let nexus = spec.uuid;
+    check(&spec)?;
+    let mut candidates = Vec::new();
+    for child in &spec.children {
+        let look = match &child.disk {
+            Err(reason) => Err(reason.clone()),
+            Ok(disk) => match child::look(host, disk, nexus, spec.size, spec.settings.member_deadline).await {
+                Ok(look) => Ok(look),
+                Err(Unfit::Io(reason)) => Err(reason),
+                Err(Unfit::Never(reason)) => {
+                    return Err(NexusError::BadChild { nexus, uri: child.uri.clone(), reason });
+                }
+            },
+        };
+        candidates.push(Candidate { uri: child.uri.clone(), look, member: None });
+    }
+    let block_size = check_children(nexus, &candidates, spec.force)?;
+    let mut opening = plan(host, &spec, block_size, &mut candidates).await?;
+    opening.settings = spec.settings;
+
+    let mut out = Vec::new();
+    let machine = Machine::new(opening, host.now(), &mut out);
+    let ids: Vec<_> = machine.members(host.now()).iter().map(|m| m.id).collect();
+    let pump = Pump::new(host, nexus, machine, spec.store.clone(), spec.events.clone());
+    for candidate in candidates {
+        let member = candidate.member.map(|(index, uuid)| (ids[index], uuid));
+        let (link, reason) = match candidate.look {
+            Ok(look) => (Some(look.link), String::new()),
+            Err(reason) => (None, reason),
+        };
+        if let Some((id, _)) = member {
+            pump.set_link(id, link.clone());
+        }
+        pump.children.borrow_mut().push(Child { uri: candidate.uri, link, member, reason });
+    }
+    pump.start();
+    pump.carry_out(out);
+    let settled = |m: &Machine| m.phase() != Phase::Opening;
+    let in_time = pump.until(spec.settings.member_deadline * 3, settled).await;
+    let phase = pump.machine.borrow().phase();
+    if !in_time || phase != Phase::Serving {
+        pump.with(|machine, now, out| machine.abort(now, out));
+        pump.release();
+        return Err(match phase {
+            Phase::Fenced => NexusError::Fenced { nexus },
+            _ => NexusError::NoQuorum {
+                nexus,
+                reason: "the ledger of the new generation could not be recorded on the members and in the store".into(),
+            },
+        });
+    }
+    start_rebuilds(&pump);
+    Ok(pump)
+}
+
+/// Every member that waits for a rebuild gets one.
+fn start_rebuilds(pump: &Rc<Pump>) {
+    let members = pump.machine.borrow().members(pump.host.now());
+    for member in members.iter().filter(|m| m.state == MemberState::Joining) {
+        pump.with(|machine, now, out| machine.start_rebuild(now, member.id, out))
+            .expect("a member that waits for a rebuild can be rebuilt");
+    }
+}
+
+fn check(spec: &NexusSpec) -> Result<(), NexusError> {
+    let invalid = |reason: String| Err(NexusError::Invalid { nexus: spec.uuid, reason });
+    if spec.children.is_empty() {
+        return invalid("a nexus needs at least one child".into());
+    }
+    if spec.children.len() > block::limits::NEXUS_MEMBERS {
+        return invalid(format!("a nexus has at most {} children", block::limits::NEXUS_MEMBERS));
+    }
+    if spec.size.0 == 0 {
+        return invalid("the size must not be 0".into());
+    }
+    if let Err(reason) = spec.settings.check() {
+        return invalid(reason.into());
+    }
+    for (i, child) in spec.children.iter().enumerate() {
+        if spec.children[..i].iter().any(|c| c.uri == child.uri) {
+            return Err(NexusError::ChildExists { nexus: spec.uuid, uri: child.uri.clone() });
+        }
+    }
+    Ok(())
+}
+
+/// What must hold whatever the ledgers say; the common block size.
+fn check_children(nexus: Uuid, candidates: &[Candidate], force: bool) -> Result<BlockSize, NexusError> {
+    let bad = |uri: &str, reason: String| NexusError::BadChild { nexus, uri: uri.into(), reason };
+    let mut block_size = None;
+    let mut members = Set::new();
+    for Candidate { uri, look, .. } in candidates {
+        let Ok(look) = look else { continue };
+        let this = look.link.layout.block_size;
+        if *block_size.get_or_insert(this) != this {
+            return Err(bad(uri, format!("its block size {} differs from that of the other children", this.bytes())));
+        }
+        refuse_foreign(nexus, &look.probe, force).map_err(|reason| bad(uri, reason))?;
+        if look.member.is_some_and(|m| !members.insert(m)) {
+            return Err(bad(uri, "it is a copy of another child: both have the same member uuid".into()));
+        }
+    }
+    block_size.ok_or_else(|| {
+        let why = candidates.iter().map(|c| match &c.look {
+            Err(reason) => format!("{}: {reason}", c.uri),
+            Ok(_) => c.uri.clone(),
+        });
+        let why: Vec<String> = why.collect();
+        NexusError::NoQuorum { nexus, reason: format!("no child can be reached ({})", why.join("; ")) }
+    })
+}
+
+/// Only what is blank or ours is labelled, unless forced.
+pub(super) fn refuse_foreign(nexus: Uuid, probe: &Probe, force: bool) -> Result<(), String> {
+    match probe {
+        _ if force => Ok(()),
+        Probe::Blank => Ok(()),
+        Probe::Labelled { label, .. } if label.volume == nexus => Ok(()),
+        Probe::Labelled { label, .. } => Err(format!("it belongs to nexus {}", label.volume)),
+        Probe::Foreign(what) => Err(format!("it holds {what}")),
+    }
+}
+
+/// Decides who is in sync, and labels the children that are new.
+async fn plan(
+    host: &Host,
+    spec: &NexusSpec,
+    block_size: BlockSize,
+    candidates: &mut [Candidate],
+) -> Result<Opening, NexusError> {
+    let nexus = spec.uuid;
+    let found: Vec<Found> = candidates
+        .iter()
+        .filter_map(|c| c.look.as_ref().ok())
+        .filter_map(|l| l.member.map(|member| Found { member, ledger: l.ledger.clone() }))
+        .collect();
+    let stored = spec.ledger.as_ref().map(|l| Version::from_number(l.generation));
+    let decision = decide(&found, stored).map_err(|e| NexusError::NoQuorum { nexus, reason: e.to_string() })?;
+    let shape = Shape::of(block_size, block_size.blocks_in(spec.size));
+    let mut opening = Opening {
+        volume: nexus,
+        size: spec.size,
+        shape,
+        settings: spec.settings,
+        members: Vec::new(),
+        maps: Maps::clean(&shape),
+        bases: Vec::new(),
+        highest: Version::default(),
+        stored,
+    };
+    match decision {
+        Decision::Fresh => {
+            if !spec.fresh {
+                let reason = "no ledger was found on any child, and the volume is not new".into();
+                return Err(NexusError::NoQuorum { nexus, reason });
+            }
+            if let Some((uri, reason)) = candidates.iter().find_map(|c| c.look.as_ref().err().map(|e| (&c.uri, e))) {
+                return Err(NexusError::BadChild { nexus, uri: uri.clone(), reason: reason.clone() });
+            }
+            // A creation that crashed may have left records that never came into force.
+            let seen = found.iter().filter_map(|f| f.ledger.as_ref().map(|l| l.version));
+            opening.highest = seen.max().unwrap_or_default();
+            for candidate in candidates {
+                enlist(host, nexus, &mut opening, candidate, Standing::InSync).await?;
+            }
+        }
+        Decision::Serve { ledger, in_sync, bases, highest } => {
+            (opening.bases, opening.highest) = (bases, highest);
+            opening.shape = shape_of(nexus, &ledger, spec.size, block_size)?;
+            opening.maps = Maps::clean(&opening.shape);
+            for candidate in candidates.iter_mut() {
+                admit(host, nexus, &mut opening, candidate, &ledger, &in_sync).await?;
+            }
+        }
+    }
+    Ok(opening)
+}
+
+/// The volume's shape as its ledger says, when it fits the request.
+fn shape_of(nexus: Uuid, ledger: &Ledger, size: Bytes, block_size: BlockSize) -> Result<Shape, NexusError> {
+    if ledger.size != size {
+        let reason = format!("the volume has {} bytes, {} were asked", ledger.size, size);
+        return Err(NexusError::Invalid { nexus, reason });
+    }
+    let region = block_size.blocks_in(ledger.region);
+    Ok(Shape { block_size, blocks: block_size.blocks_in(size), region: region.max(Blocks(1)) })
+}
+
+/// Finds a child's place in a volume that exists.
+async fn admit(
+    host: &Host,
+    nexus: Uuid,
+    opening: &mut Opening,
+    candidate: &mut Candidate,
+    ledger: &Ledger,
+    in_sync: &Set,
+) -> Result<(), NexusError> {
+    let tag = uri_tag(&candidate.uri);
+    let listed = |member: Uuid| ledger.entry(member).is_some_and(|e| e.role != Role::Gone);
+    let standing = match &candidate.look {
+        // The ledger may name it by its URI; if not, it has never been a member, or is one no more.
+        Err(_) => {
+            let entry = ledger.entries.iter().find(|e| e.uri_tag == tag && e.role != Role::Gone);
+            if let Some(entry) = entry.filter(|e| !opening.members.iter().any(|m| m.uuid == e.member)) {
+                candidate.member = Some((opening.members.len(), entry.member));
+                opening.members.push(Opened { uuid: entry.member, uri_tag: tag, standing: Standing::Absent, slot: 0 });
+            }
+            return Ok(());
+        }
+        Ok(look) => match look.member {
+            Some(member) if in_sync.contains(&member) => Standing::InSync,
+            Some(member) if listed(member) => Standing::Behind,
+            _ => Standing::New,
+        },
+    };
+    enlist(host, nexus, opening, candidate, standing).await?;
+    let (Ok(look), Standing::InSync) = (&candidate.look, standing) else { return Ok(()) };
+    let maps = child::read_maps(&look.link, nexus, &opening.shape).await;
+    let maps = maps.map_err(|fault| NexusError::BadChild {
+        nexus,
+        uri: candidate.uri.clone(),
+        reason: format!("reading the dirty map: {fault}"),
+    })?;
+    opening.maps.dirty.add(&maps.dirty);
+    opening.maps.behind.add(&maps.behind);
+    Ok(())
+}
+
+/// Makes a reachable child a member: labels it if it is new, completes its label if it is not whole.
+async fn enlist(
+    host: &Host,
+    nexus: Uuid,
+    opening: &mut Opening,
+    candidate: &mut Candidate,
+    standing: Standing,
+) -> Result<(), NexusError> {
+    let Ok(look) = &candidate.look else { return Ok(()) };
+    let failed = |fault| NexusError::BadChild {
+        nexus,
+        uri: candidate.uri.clone(),
+        reason: format!("writing the label: {fault}"),
+    };
+    let keep = look.member.filter(|_| standing != Standing::New);
+    let (uuid, slot) = match keep {
+        Some(uuid) => {
+            child::repair_label(host, &look.link, &look.probe, nexus).await.map_err(failed)?;
+            (uuid, look.slot)
+        }
+        None => (child::format(host, &look.link, &look.probe, nexus, &opening.shape).await.map_err(failed)?, 0),
+    };
+    candidate.member = Some((opening.members.len(), uuid));
+    opening.members.push(Opened { uuid, uri_tag: uri_tag(&candidate.uri), standing, slot });
+    Ok(())
+}
