@@ -235,7 +235,8 @@ fn property_get(controller: &Controller, sqe: &PropertySqe) -> Result<Answer, St
         (property::CSTS, 0) => u64::from(controller.status()),
         // No subsystem reset: the property reads as zero.
         (property::NSSR, 0) => 0,
-        _ => return Err(Status::INVALID_FIELD.do_not_retry()),
+        // Tools that list all properties skip those with exactly this status.
+        _ => return Err(Status::INVALID_FIELD),
     };
     Ok(Answer::Done(value))
 }

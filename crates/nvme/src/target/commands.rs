@@ -123,7 +123,7 @@ impl Target {
             Some(subsystem) => {
                 let geometry = &self.subsystem(subsystem).geometry;
                 let command = IoCommand::parse(&sqe, geometry)?;
-                let from_host = command.from_host(geometry, sqe.sgl.len.get() as usize);
+                let from_host = command.payload_len(geometry, sqe.sgl.len.get() as usize);
                 let to_host = if from_host == 0 { command.data_len(geometry) } else { 0 };
                 (Pending::Io(command), from_host, to_host)
             }

@@ -66,7 +66,7 @@ impl IoCommand {
     }
 
     /// Bytes of data that the host sends, when its SGL has room for `offered` bytes.
-    pub fn from_host(&self, geometry: &Geometry, offered: usize) -> usize {
+    pub fn payload_len(&self, geometry: &Geometry, offered: usize) -> usize {
         let len = self.data_len(geometry);
         match self {
             // Hosts may send a whole list although fewer ranges are used (Linux always does).
@@ -144,8 +144,8 @@ mod tests {
         assert_eq!(parse(sqe(io::READ, 8, 7)), Ok(IoCommand::Read(BlockRange::new(8, 8))));
         let write = parse(sqe(io::WRITE, 0, io::FUA)).expect("valid");
         assert_eq!(write, IoCommand::Write(BlockRange::new(0, 1), Durability::Durable));
-        assert_eq!((write.data_len(&g), write.from_host(&g, 9000)), (512, 512));
-        assert_eq!([0, 100, 9000].map(|n| IoCommand::Deallocate(2).from_host(&g, n)), [32, 100, 4096]);
+        assert_eq!((write.data_len(&g), write.payload_len(&g, 9000)), (512, 512));
+        assert_eq!([0, 100, 9000].map(|n| IoCommand::Deallocate(2).payload_len(&g, n)), [32, 100, 4096]);
         let zeroes = parse(sqe(io::WRITE_ZEROES, 4095, io::DEALLOCATE)).expect("valid");
         assert!(matches!(zeroes, IoCommand::WriteZeroes { may_unmap: true, durability: Durability::Volatile, .. }));
         assert_eq!(parse(Sqe { nsid: u32::MAX.into(), ..sqe(io::FLUSH, 0, 0) }), Ok(IoCommand::Flush));
