@@ -357,15 +357,16 @@ impl Node {
         let uuid = parse_uuid(&uuid)?;
         let _held = self.locks.hold("nexus", &uuid.to_string()).await;
         let nexus = self.open_nexus_of(uuid)?;
-        if child_state(&nexus, &uri)? != volume::ChildState::Offline {
-            nexus.offline_child(&uri).await.map_err(|e| nexus_error(&e))?;
+        match child_state(&nexus, &uri)? {
+            // It is not in use as it is; what changes is that it is not looked for any more.
+            volume::ChildState::Offline | volume::ChildState::Faulted => {}
+            _ => nexus.offline_child(&uri).await.map_err(|e| nexus_error(&e))?,
         }
-        let lease = self.update(uuid, |slot| {
+        // Its device stays claimed: what it holds is still a part of this nexus.
+        self.update(uuid, |slot| {
             slot.offline.insert(uri.clone());
             slot.absent.remove(&uri);
-            slot.release(&uri)
         });
-        drop(lease);
         self.persist().await?;
         self.nexus_info(uuid)
     }

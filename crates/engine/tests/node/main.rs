@@ -1,6 +1,7 @@
 //! The storage node in a simulated world: calls, wrong calls, restarts, and files that cannot be written.
 
 mod files;
+mod nexuses;
 mod pools;
 mod remote;
 mod together;
@@ -9,7 +10,7 @@ mod wrong;
 use std::future::Future;
 use std::rc::Rc;
 
-use engine::model::{CreatePool, CreateReplica, NodeReport, Protocol};
+use engine::model::{CreateNexus, CreatePool, CreateReplica, NodeReport, Protocol};
 use engine::node::{Node, NodeOptions};
 use host::Host;
 use sim::{DiskOptions, World};

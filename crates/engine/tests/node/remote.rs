@@ -8,12 +8,12 @@ use host::DiskExt;
 
 use super::*;
 
-fn far_options() -> NodeOptions {
+pub(super) fn far_options() -> NodeOptions {
     NodeOptions { id: "far".into(), config_path: Some("/etc/far.yaml".into()), ..options("10.0.0.2") }
 }
 
 /// Starts the nodes `main` and `far` and runs a story with them.
-fn with_two<T: 'static, F: Future<Output = T> + 'static>(
+pub(super) fn with_two<T: 'static, F: Future<Output = T> + 'static>(
     world: &World,
     story: impl FnOnce(Rc<Node>, Rc<Node>, Host) -> F + 'static,
 ) -> T {

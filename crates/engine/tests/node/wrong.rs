@@ -3,9 +3,10 @@
 use engine::model::ErrorKind::{
     AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted, Unavailable,
 };
-use engine::model::{CreateNexus, Error, ErrorKind, SettingInfo};
+use engine::model::{Error, ErrorKind, SettingInfo};
 use host::LocalFuture;
 
+use super::nexuses::{UUID, nexus};
 use super::*;
 
 type Call = Box<dyn FnOnce(Rc<Node>) -> LocalFuture<'static, Result<(), Error>>>;
@@ -22,13 +23,7 @@ fn boxed<F: Future<Output = Result<(), Error>> + 'static>(call: impl FnOnce(Rc<N
     Box::new(move |node| Box::pin(call(node)))
 }
 
-fn nexus(uuid: &str, size: u64, children: &[&str]) -> CreateNexus {
-    let children = children.iter().map(|&c| c.into()).collect();
-    CreateNexus { uuid: uuid.into(), size, children, ledger: None, managed: false }
-}
-
 const LONG: &str = "x234567890123456789012345678901234567890123456789012345678901234";
-const UUID: &str = "4a9ff0d3-5d26-4b4a-9d1e-0e0f7b5f6f11";
 
 fn pool_cases() -> Vec<Case> {
     vec![
