@@ -89,10 +89,11 @@ impl Node {
             Some((false, _)) => {
                 return Err(Error::already_exists(format!("nexus {uuid} exists, with another size or other children")));
             }
-            Some((true, true)) => {
+            Some((true, true)) if !self.is_overtaken(uuid, ledger.as_ref()) => {
                 self.settle().await?;
                 return self.nexus_info(uuid);
             }
+            Some((true, true)) => self.suspend_nexus(uuid).await,
             Some((true, false)) | None => {}
         }
         let fresh = ledger.is_none() && known.is_none() && !self.ledgers.borrow().contains_key(&uuid);
@@ -119,6 +120,27 @@ impl Node {
         self.insert_nexus(uuid, slot).await?;
         self.persist().await?;
         self.nexus_info(uuid)
+    }
+
+    /// Whether a nexus has stopped and the caller knows of a newer ledger: then it is opened anew.
+    fn is_overtaken(&self, uuid: Uuid, ledger: Option<&LedgerInfo>) -> bool {
+        let info = self.nexus_info(uuid);
+        let newer = |info: NexusInfo| ledger.is_some_and(|l| l.generation > info.ledger.generation);
+        info.is_ok_and(|info| info.state == Health::Faulted && newer(info))
+    }
+
+    /// Closes a nexus, but keeps it as one to be opened again.
+    async fn suspend_nexus(&self, uuid: Uuid) {
+        let name = device_name(uuid);
+        self.unshare_device(&name).await;
+        drop(self.registry.remove(&name));
+        if let Ok(nexus) = self.open_nexus_of(uuid) {
+            // What could not be closed in order is recovered at the next open.
+            let _ = nexus.close().await;
+        }
+        let lost = NexusState::Lost { reason: "being opened anew".into() };
+        let before = self.update(uuid, |slot| std::mem::replace(&mut slot.state, lost));
+        drop(before);
     }
 
     async fn insert_nexus(&self, uuid: Uuid, slot: NexusSlot) -> Result<()> {
@@ -208,12 +230,7 @@ impl Node {
     }
 
     async fn close_nexus(&self, uuid: Uuid) {
-        self.unshare_device(&device_name(uuid)).await;
-        drop(self.registry.remove(&device_name(uuid)));
-        if let Ok(nexus) = self.open_nexus_of(uuid) {
-            // What could not be closed in order is recovered at the next open.
-            let _ = nexus.close().await;
-        }
+        self.suspend_nexus(uuid).await;
         let slot = self.nexuses.borrow_mut().remove(&uuid);
         drop(slot);
     }
@@ -629,10 +646,11 @@ impl Node {
     /// Closes all nexuses; the configuration keeps them.
     pub(crate) async fn stop_nexuses(&self) {
         let uuids: Vec<Uuid> = self.nexuses.borrow().keys().copied().collect();
-        for uuid in uuids {
+        let close = |uuid: Uuid| async move {
             let _held = self.locks.hold("nexus", &uuid.to_string()).await;
             self.close_nexus(uuid).await;
-        }
+        };
+        join_all(uuids.into_iter().map(close)).await;
     }
 
     /// Whether any rebuild is under way, so that reports change by themselves.

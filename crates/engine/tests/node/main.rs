@@ -1,6 +1,7 @@
 //! The storage node in a simulated world: calls, wrong calls, restarts, and files that cannot be written.
 
 mod files;
+mod managed;
 mod nexuses;
 mod pools;
 mod remote;
