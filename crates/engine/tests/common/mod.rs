@@ -1,4 +1,5 @@
 //! A target in the simulated world, and a peer that says nonsense.
+#![allow(dead_code, reason = "each test file uses a part")]
 
 use std::net::SocketAddr;
 use std::time::Duration;

@@ -180,6 +180,10 @@ impl Target {
                 }
                 self.settle(role.controller, out);
             }
+        } else if let Some(role) = connection.role {
+            // The others of the association may have waited for this one.
+            let queues = self.controllers.get(&role.controller).into_iter().flat_map(|c| c.queues.values());
+            out.extend(queues.map(|id| Effect::Wake(*id)));
         }
         self.release_held(out);
     }

@@ -256,7 +256,7 @@ impl Target {
         let connection = &self.connections[id.index()];
         match connection.stage {
             Stage::Greeting | Stage::Unconnected | Stage::Joined | Stage::Terminating => Phase::Open,
-            Stage::Finishing if connection.slots.at_disk() > 0 => Phase::Finishing,
+            Stage::Finishing if self.is_at_disk(connection) => Phase::Finishing,
             Stage::Finishing => Phase::Flush,
             Stage::Closed => Phase::Closed,
             Stage::Ended => Phase::Ended,
@@ -267,6 +267,14 @@ impl Target {
     pub fn remove(&mut self, id: ConnectionId) {
         let connection = self.connections.remove(id.index());
         assert_eq!(connection.stage, Stage::Ended, "only a connection that has ended is removed");
+    }
+
+    /// Whether the disk works on a command of the connection's association. The connections of an association are
+    /// closed together: a host that misses one gives up all of them, and with them the answers that are to come.
+    fn is_at_disk(&self, connection: &Connection) -> bool {
+        let controller = connection.role.and_then(|role| self.controllers.get(&role.controller));
+        let queues = controller.into_iter().flat_map(|c| c.queues.values());
+        connection.slots.at_disk() > 0 || queues.into_iter().any(|id| self.connections[id.index()].slots.at_disk() > 0)
     }
 
     /// A connection that exists; the driver never names another.
