@@ -195,7 +195,7 @@ impl Core {
         };
         let zeroed = join_all(requests.iter().map(|(disk, range)| disk.write_zeroes(*range, true))).await;
         zeroed.into_iter().collect::<Result<(), Fault>>()?;
-        self.flush_disks(runs.iter().fold(0, |bits, run| bits | 1 << run.disk)).await
+        self.flush_disks(runs.iter().fold(0, |bits, run| bits | (1 << run.disk))).await
     }
 
     /// How many clean extents to keep.

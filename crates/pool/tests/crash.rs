@@ -120,6 +120,25 @@ fn extents_change_hands() {
     report("extents change hands", story.survives(effort(7, 16)));
 }
 
+/// The same with extents that are not on the disk of the journal, so that its order needs flushes of its own.
+#[test]
+fn extents_of_another_disk_change_hands() {
+    let before = |t: Teller| async move {
+        t.ask(Ask::Make { disks: vec![0, 1] }).await;
+        let free = t.pool().info().capacity.0 / common::EXTENT;
+        t.ask(create("a", 60, true)).await;
+        t.ask(create("b", 60, true)).await;
+        t.ask(write("a", 0, free * BLOCKS, 0xa0)).await;
+    };
+    let story = tell(15, &[FIRST, OTHER], before, |t| async move {
+        t.ask(unmap("a", 0, 12 * BLOCKS)).await;
+        t.ask(write("b", 0, 12 * BLOCKS, 0xb0)).await;
+        t.ask(unmap("a", 12 * BLOCKS, 12 * BLOCKS)).await;
+        t.ask(write("b", 12 * BLOCKS, 12 * BLOCKS, 0xb1)).await;
+    });
+    report("extents of another disk change hands", story.survives(effort(4, 12)));
+}
+
 #[test]
 fn add_disk() {
     let story = tell(6, &[FIRST, OTHER], with_data, |t| async move {
