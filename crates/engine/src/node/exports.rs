@@ -1,20 +1,43 @@
 //! What the node's NVMe/TCP target offers.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
+use std::time::Duration;
 
 use host::{DiskRef, Host};
 use uuid::Uuid;
 
 use super::{NodeOptions, Result};
 use crate::model::Error;
-use crate::target::{Export, TargetOptions, TargetServer};
+use crate::target::{Export, TargetError, TargetOptions, TargetServer};
+
+/// How long the sockets of a predecessor that was killed may linger.
+const PREDECESSOR: Duration = Duration::from_secs(5);
+/// The pause between two attempts to listen.
+const AGAIN: Duration = Duration::from_millis(50);
 
 /// The target, and how others reach it.
 pub(crate) struct Exports {
     server: Rc<TargetServer>,
     /// `host:port` for URIs.
     address: String,
+}
+
+/// Starts the target. The kernel may hold the sockets of a process that was just killed a moment longer than the
+/// process: an address that is in use is tried again for a while.
+async fn start_target(host: &Host, options: TargetOptions) -> std::result::Result<Rc<TargetServer>, TargetError> {
+    let until = host.now() + PREDECESSOR;
+    loop {
+        match TargetServer::start(host, options.clone()).await {
+            Err(TargetError::Listen { source, .. })
+                if source.kind() == io::ErrorKind::AddrInUse && host.now() < until =>
+            {
+                host.sleep(AGAIN).await;
+            }
+            done => return done,
+        }
+    }
 }
 
 impl Exports {
@@ -30,7 +53,7 @@ impl Exports {
         };
         // Discovery tells addresses, not names: a host that knows us by a name needs none from there.
         let advertised = name.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
-        let server = TargetServer::start(host, TargetOptions { bind, advertised }).await;
+        let server = start_target(host, TargetOptions { bind, advertised }).await;
         let server = server.map_err(|e| Error::unavailable(format!("NVMe/TCP target: {e}")))?;
         let port = if port == 0 { server.address().port() } else { port };
         let address = if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") };
