@@ -16,6 +16,8 @@ pub enum ErrorKind {
     AlreadyExists,
     /// The object is in a state in which this must not be done (in use, last good copy, fenced).
     FailedPrecondition,
+    /// A size that is larger than the device which shall hold it.
+    OutOfRange,
     /// No space left, or a limit of `block::limits` is reached.
     ResourceExhausted,
     /// Something that is needed cannot be reached now; the same call may succeed later.
@@ -56,6 +58,7 @@ macro_rules! kinds {
 }
 kinds!(
     invalid InvalidArgument, not_found NotFound, already_exists AlreadyExists, precondition FailedPrecondition,
+    out_of_range OutOfRange,
     exhausted ResourceExhausted, unavailable Unavailable, aborted Aborted, internal Internal, data_loss DataLoss
 );
 

@@ -183,6 +183,11 @@ impl Node {
                 None => Err("taken offline by an operator".into()),
                 Some(Ok(lease)) => {
                     let disk = lease.disk.clone();
+                    let there = disk.geometry().bytes();
+                    if fresh && there < Bytes(size) {
+                        let text = format!("{size} bytes do not fit on child {child}, which has {there}");
+                        return Err(Error::out_of_range(text));
+                    }
                     leases.insert(child.clone(), lease);
                     Ok(disk)
                 }

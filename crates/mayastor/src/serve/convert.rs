@@ -6,13 +6,14 @@ use engine::model::{
     ReplicaInfo, ReplicaStats, SettingInfo,
 };
 
+/// What is used, to v0.3.0, is what others cannot have any more: also the space of a thick replica that is not written.
 pub fn pool_v0(pool: PoolInfo) -> v0::Pool {
     let state = match pool.state {
         Health::Online => v0::PoolState::PoolOnline,
         Health::Degraded => v0::PoolState::PoolDegraded,
         Health::Faulted => v0::PoolState::PoolFaulted,
     };
-    v0::Pool { name: pool.name, disks: pool.disks, state: state.into(), capacity: pool.capacity, used: pool.used }
+    v0::Pool { name: pool.name, disks: pool.disks, state: state.into(), capacity: pool.capacity, used: pool.committed }
 }
 
 pub fn replica_v0(replica: ReplicaInfo) -> v0::Replica {

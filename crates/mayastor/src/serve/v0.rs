@@ -2,7 +2,9 @@
 
 use api::v0::mayastor_server::Mayastor;
 use api::v0::*;
-use engine::model::{CreateNexus, CreatePool, CreateReplica, ErrorKind, Protocol};
+use engine::model::{CreateNexus, CreatePool, CreateReplica, Error, ErrorKind, Protocol};
+use engine::node::Node;
+use engine::uri::{Device, DeviceUri};
 use tonic::{Code, Request, Response, Status};
 
 use super::Engine;
@@ -33,11 +35,12 @@ const CREATE_POOL: &[(ErrorKind, Code)] = &[
     (ErrorKind::NotFound, Code::InvalidArgument),
     (ErrorKind::Unavailable, Code::InvalidArgument),
 ];
-/// A child that cannot be used is a wrong argument.
+/// A child that cannot be used is a wrong argument; one that is too small was an internal error.
 const CREATE_NEXUS: &[(ErrorKind, Code)] = &[
     (ErrorKind::NotFound, Code::InvalidArgument),
     (ErrorKind::FailedPrecondition, Code::InvalidArgument),
     (ErrorKind::Unavailable, Code::InvalidArgument),
+    (ErrorKind::OutOfRange, Code::Internal),
 ];
 /// As above, but that the nexus is not found stays so.
 const ADD_CHILD: &[(ErrorKind, Code)] = &[
@@ -56,6 +59,18 @@ fn replica_protocol(value: i32) -> Result<Option<Protocol>, Status> {
         Ok(ShareProtocolReplica::ReplicaIscsi) => Ok(Some(Protocol::Iscsi)),
         Err(_) => Err(Status::invalid_argument(format!("{value} is not a share protocol of a replica"))),
     }
+}
+
+/// Whether the reason is that a child names a device of the node (`bdev:///name`) which is not there: an internal error
+/// in v0.3.0, while a missing file or an unreachable target is a wrong argument.
+fn lacks_a_bdev(node: &Node, error: &Error, children: &[String]) -> bool {
+    let known =
+        |name: &str| node.bdevs().iter().any(|bdev| bdev.name == name || bdev.aliases.iter().any(|a| a == name));
+    let missing = |child: &String| match DeviceUri::parse(child).map(|uri| uri.device) {
+        Ok(Device::Bdev { name }) => !known(&name),
+        _ => false,
+    };
+    error.kind == ErrorKind::NotFound && children.iter().any(missing)
 }
 
 #[tonic::async_trait]
@@ -113,9 +128,16 @@ impl Mayastor for Engine {
 
     async fn create_nexus(&self, request: Request<CreateNexusRequest>) -> Answer<Nexus> {
         let CreateNexusRequest { uuid, size, children } = request.into_inner();
+        if children.is_empty() && uuid::Uuid::parse_str(&uuid).is_ok() {
+            return Err(Status::internal(format!("nexus {uuid}: no child is given")));
+        }
+        let names = children.clone();
         let request = CreateNexus { uuid, size, children, ledger: None, managed: false };
-        let nexus = on_node!(self, node => node.create_nexus(request).await).await.map_err(legacy(CREATE_NEXUS))?;
-        Ok(Response::new(nexus_v0(&nexus)))
+        let nexus = on_node!(self, node => {
+            let done = node.create_nexus(request).await;
+            done.map_err(|error| if lacks_a_bdev(&node, &error, &names) { error.with_kind(ErrorKind::Internal) } else { error })
+        });
+        Ok(Response::new(nexus_v0(&nexus.await.map_err(legacy(CREATE_NEXUS))?)))
     }
 
     async fn destroy_nexus(&self, request: Request<DestroyNexusRequest>) -> Answer<Null> {
