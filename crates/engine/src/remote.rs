@@ -7,10 +7,12 @@
 //!      ┌────────▶ Up ────────────────────▶ Reconnecting ──────────────────▶ Lost
 //!      │          │                          │     │                         │ │
 //!      └──────────┼───── associated again ───┘     │ another disk answers,   │ │
-//!      ▲          │                                │ or one that forgot      │ │
+//!      ▲          │                                │ or one that forgot, or  │ │
+//!      │          │                                │ one that has let in     │ │
+//!      │          │                                │ somebody else           │ │
 //!      └──────────┼────────────────────────────────┼─────────────────────────┘ │
 //!                 │ close(), drop                  ▼                           │
-//!                 ▼                              Failed ◀──────────────────────┘
+//!                 ▼                          Failed, Fenced ◀──────────────────┘
 //!               Closed ◀── close(), drop, from everywhere
 //! ```
 //!
@@ -23,6 +25,11 @@
 //! of a nexus's host name, and waits for its last command, before it answers the Connect of a new one. So whatever the
 //! old association left behind has happened, or never will, when the first retry is sent. A target of another make, or
 //! another host name, gives no such promise: what holds there is what holds for every NVMe host.
+//!
+//! **One writer.** When another opening under the same nexus's host name has written to the namespace, our target does not
+//! let this one in again: the disk is [`RemoteState::Fenced`], and requests are answered [`Fault::Fenced`]. So a nexus
+//! that was replaced while it was cut off never writes to a member again. (The target remembers this while it serves the
+//! subsystem; over its restarts the volume's ledger decides.)
 //!
 //! **A target that restarts** may have lost writes that were answered but not flushed (power, or a crash of the process
 //! that cached them). Our targets tell one run from the next; when the run changes while such writes exist, the disk
@@ -229,6 +236,7 @@ impl RemoteError {
             RemoteError::Name { .. }
                 | RemoteError::Uuid { .. }
                 | RemoteError::BlockSize { .. }
+                | RemoteError::HostRefused { .. }
                 | RemoteError::Changed { .. }
         )
     }
@@ -245,6 +253,8 @@ pub enum RemoteState {
     Lost,
     /// It will not come back, for this reason.
     Failed(String),
+    /// Another opening under the same host name has written, or the target does not let us in any more.
+    Fenced,
     /// Closed by its owner.
     Closed,
 }
@@ -297,7 +307,8 @@ pub async fn discover(
     let limit = options.connect_timeout;
     // Nobody waits for a loss: the calls themselves fail.
     let link = supervisor::no_link();
-    let caller = Caller { host, spec: &spec, options: &options, link };
+    let session = host.random_bytes();
+    let caller = Caller { host, spec: &spec, options: &options, session, link };
     let found = host.timeout(limit, caller.discover()).await;
     found.unwrap_or_else(|| Err(RemoteError::TimedOut { uri: spec.uri(), limit }))
 }
@@ -357,6 +368,7 @@ fn refusal(state: &RemoteState) -> Option<Fault> {
     match state {
         RemoteState::Up | RemoteState::Reconnecting => None,
         RemoteState::Lost | RemoteState::Failed(_) => Some(Fault::Gone),
+        RemoteState::Fenced => Some(Fault::Fenced),
         RemoteState::Closed => Some(Fault::Aborted),
     }
 }

@@ -321,6 +321,70 @@ fn a_restarted_target_under_load() {
     }
 }
 
+/// A nexus that was replaced by another of the same volume, whether it was connected or cut off at that moment, never
+/// writes again: its retries, too, end at the target.
+#[test]
+fn a_replaced_nexus_stays_out() {
+    for seed in 0..8 {
+        let cut_off = seed % 2 == 0;
+        let world = Rc::new(world(seed, DiskOptions::mib(2)));
+        let (old_host, new_host) = (world.node("old"), world.host());
+        let w = world.clone();
+        world.run(async move {
+            let range = BlockRange::new(0, 8);
+            let options = RemoteOptions { command_deadline: Duration::from_secs(20), ..RemoteOptions::default() };
+            let old = remote::connect(&old_host, spec(), options.clone()).await.expect("it connects");
+            old.write(range, Buf::copy_of(&[1; 4096]), Durability::Volatile).await.expect("it writes");
+            if cut_off {
+                w.net().isolate("old", true);
+            }
+            let retried = old.clone();
+            let late = old_host
+                .spawn(async move { retried.write(range, Buf::copy_of(&[9; 4096]), Durability::Volatile).await });
+            new_host.sleep(Duration::from_millis(seed)).await;
+            let new = remote::connect(&new_host, spec(), options).await.expect("it connects");
+            new.write(range, Buf::copy_of(&[2; 4096]), Durability::Volatile).await.expect("it writes");
+            new_host.sleep(Duration::from_secs(5)).await;
+            w.net().isolate("old", false);
+            let late = late.await.expect("answered");
+            new_host.sleep(Duration::from_secs(30)).await;
+            let found = new.read(range).await.expect("it reads");
+            assert!(found.iter().all(|b| *b == 2), "a former nexus has written: {} {late:?}", found[0]);
+            assert_eq!((old.state(), new.state()), (RemoteState::Fenced, RemoteState::Up), "seed {seed}");
+            assert_eq!(old.read(range).await.err(), Some(Fault::Fenced));
+            if cut_off {
+                assert_eq!(late, Err(Fault::Fenced));
+            }
+        });
+    }
+}
+
+/// A former nexus that comes back, reads the members, learns that it is not wanted and goes, does no harm to the one that
+/// serves.
+#[test]
+fn who_only_reads_takes_nothing_over() {
+    for seed in 0..4 {
+        let world = world(seed, DiskOptions::mib(2));
+        let (former, host) = (world.node("former"), world.host());
+        world.run(async move {
+            let disk = remote::connect(&host, spec(), RemoteOptions::default()).await.expect("it connects");
+            let (h, d) = (host.clone(), disk.clone() as DiskRef);
+            let load = host.spawn(async move {
+                let mut model = Model::new(seed);
+                let work = Workload { stop: Stop::Requests(1500), depth: 4, seed, ..mixed() };
+                let report = load::run(&h, &d, &work, Some(&mut model)).await.expect("counted");
+                (report.faults, report.mismatches + model.verify_all(&d).await.expect("no fault").mismatches)
+            });
+            host.sleep(Duration::from_millis(20)).await;
+            let visitor = remote::connect(&former, spec(), RemoteOptions::default()).await.expect("it connects");
+            visitor.read(BlockRange::new(0, 8)).await.expect("it reads");
+            visitor.close().await;
+            assert_eq!(load.await, Some((0, 0)), "seed {seed}");
+            assert_eq!(disk.state(), RemoteState::Up);
+        });
+    }
+}
+
 #[test]
 fn closing_answers_what_is_in_flight() {
     let world = Rc::new(world(9, DiskOptions::mib(2)));

@@ -49,19 +49,25 @@ pub(super) struct Caller<'a> {
     pub(super) host: &'a Host,
     pub(super) spec: &'a RemoteSpec,
     pub(super) options: &'a RemoteOptions,
+    /// Names this opening of the disk; see [`identity`].
+    pub(super) session: [u8; 16],
     pub(super) link: Weak<dyn Link>,
 }
 
-/// Who we are to the target: one host identifier for each host name, always the same.
-fn identity(host_nqn: &str, subsystem: &str) -> Result<Identity, RemoteError> {
+/// Who we are to the target. An ordinary host has one host identifier for its name, always the same. For a nexus the
+/// identifier names the opening of the disk: once another opening has written, our target does not let this one in again,
+/// so that of two nexuses of one volume the former can not take a member back by reconnecting.
+fn identity(host_nqn: &str, subsystem: &str, session: [u8; 16]) -> Result<Identity, RemoteError> {
     let name = |text: &str| Nqn::new(text).map_err(|why| RemoteError::Name { name: text.to_owned(), why });
     // FNV-1a, 128 bits: the same name gives the same identifier on every machine and in every version.
     let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
     for byte in host_nqn.bytes() {
         hash = (hash ^ u128::from(byte)).wrapping_mul(0x0000_0000_0100_0000_0000_0000_0000_013b);
     }
-    let host_id = *uuid::Builder::from_custom_bytes(hash.to_be_bytes()).into_uuid().as_bytes();
-    Ok(Identity { host_nqn: name(host_nqn)?, host_id, subsystem: name(subsystem)? })
+    let host_nqn = name(host_nqn)?;
+    let id = if host_nqn.is_nexus_host() { session } else { hash.to_be_bytes() };
+    let host_id = *uuid::Builder::from_custom_bytes(id).into_uuid().as_bytes();
+    Ok(Identity { host_nqn, host_id, subsystem: name(subsystem)? })
 }
 
 impl Caller<'_> {
@@ -158,7 +164,7 @@ impl Caller<'_> {
     }
 
     async fn associate_with(&self, opened: &mut Opened) -> Result<Association, RemoteError> {
-        let identity = identity(&self.spec.host_nqn, &self.spec.nqn)?;
+        let identity = identity(&self.spec.host_nqn, &self.spec.nqn, self.session)?;
         let admin = self.dial(opened, limits::ADMIN_QUEUE_ENTRIES, ADMIN_RECEIVE).await?;
         let (controller_id, most_entries) = self.enable(&admin, &identity).await?;
         let controller: IdentifyController = self.identify(&admin, cns::CONTROLLER, 0).await?;
@@ -285,7 +291,7 @@ impl Caller<'_> {
     /// Reads the discovery log of the target.
     pub(super) async fn discover(&self) -> Result<Vec<DiscoveryEntry>, RemoteError> {
         let mut opened = Opened::default();
-        let identity = identity(&self.spec.host_nqn, &self.spec.nqn)?;
+        let identity = identity(&self.spec.host_nqn, &self.spec.nqn, self.session)?;
         let admin = self.dial(&mut opened, limits::ADMIN_QUEUE_ENTRIES, ADMIN_RECEIVE).await?;
         self.enable(&admin, &identity).await?;
         for _ in 0..LOG_ATTEMPTS {

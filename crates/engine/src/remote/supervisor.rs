@@ -29,6 +29,8 @@ pub(super) struct Inner {
     host: Host,
     spec: RemoteSpec,
     options: RemoteOptions,
+    /// Names this opening of the disk to the target, in all of its associations.
+    session: [u8; 16],
     geometry: Geometry,
     uuid: Option<Uuid>,
     instance: Cell<Option<[u8; 16]>>,
@@ -78,10 +80,11 @@ async fn associate(
     host: &Host,
     spec: &RemoteSpec,
     options: &RemoteOptions,
+    session: [u8; 16],
     link: Weak<dyn Link>,
 ) -> Result<Association, RemoteError> {
     let limit = options.connect_timeout;
-    let made = host.timeout(limit, Caller { host, spec, options, link }.associate()).await;
+    let made = host.timeout(limit, Caller { host, spec, options, session, link }.associate()).await;
     made.unwrap_or_else(|| Err(RemoteError::TimedOut { uri: spec.uri(), limit }))
 }
 
@@ -91,7 +94,8 @@ impl Inner {
         let options = RemoteOptions { command_deadline: options.command_deadline.max(SHORTEST_DEADLINE), ..options };
         let anchor = Rc::new(Anchor::default());
         let link: Rc<dyn Link> = anchor.clone();
-        let association = associate(host, &spec, &options, Rc::downgrade(&link)).await?;
+        let session = host.random_bytes();
+        let association = associate(host, &spec, &options, session, Rc::downgrade(&link)).await?;
         let inner = Rc::new(Inner {
             host: host.clone(),
             geometry: association.limits.geometry,
@@ -99,6 +103,7 @@ impl Inner {
             instance: Cell::new(association.instance),
             spec,
             options,
+            session,
             state: RefCell::new(RemoteState::Up),
             flights: RefCell::new(Flights::new(association.limits)),
             association: RefCell::new(Some(association)),
@@ -136,13 +141,13 @@ impl Inner {
         *self.state.borrow() == RemoteState::Closed
     }
 
-    /// The only place where the state changes. Closed is the end; Failed can only be closed.
+    /// The only place where the state changes. Closed is the end; Failed and Fenced can only be closed.
     fn go(&self, next: RemoteState) {
         {
             let mut state = self.state.borrow_mut();
             let allowed = match (&*state, &next) {
                 (RemoteState::Closed, _) => false,
-                (RemoteState::Failed(_), next) => *next == RemoteState::Closed,
+                (RemoteState::Failed(_) | RemoteState::Fenced, next) => *next == RemoteState::Closed,
                 (now, next) => now != next,
             };
             if !allowed {
@@ -404,8 +409,13 @@ async fn supervise(inner: Rc<Inner>, link: Rc<dyn Link>) {
                 inner.attention.notify();
             }
             Some(Err(error)) => {
-                inner.go(RemoteState::Failed(error.to_string()));
-                inner.give_up(Fault::Gone);
+                let end = match error {
+                    RemoteError::HostRefused { .. } => RemoteState::Fenced,
+                    error => RemoteState::Failed(error.to_string()),
+                };
+                let fault = refusal(&end).expect("nothing is served in an end state");
+                inner.go(end);
+                inner.give_up(fault);
                 // Nothing more will happen, but close() still wants its answer.
                 while !inner.is_closed() {
                     inner.attention.notified().await;
@@ -438,7 +448,7 @@ async fn reconnect(
             connection.hang_up();
         }
         slept?;
-        let made = associate(&inner.host, &inner.spec, &inner.options, Rc::downgrade(link));
+        let made = associate(&inner.host, &inner.spec, &inner.options, inner.session, Rc::downgrade(link));
         match inner.unless_closed(made).await? {
             Ok(association) => match inner.recognise(&association) {
                 Ok(()) => return Some(Ok(association)),

@@ -5,6 +5,7 @@ use block::{Buf, BufMut, Fault, Outcome, Request, limits};
 use super::connection::{Connection, Stage};
 use super::io::{self, IoCommand};
 use super::receive::Step;
+use super::sessions::Claim;
 use super::slots::{DiskKind, DiskWork, NoSlot, Pending, Work};
 use super::{ConnectionId, Effect, Outbox, SubsystemId, Target, admin};
 use crate::command::{Sgl, Sqe, admin as admin_opcode};
@@ -222,6 +223,9 @@ impl Target {
     ) -> Result<(), Status> {
         let role = self.connections[id.index()].role;
         let subsystem = role.and_then(|r| r.subsystem).ok_or(Status::SEQUENCE)?;
+        if command.is_change() {
+            self.claim(id);
+        }
         let one = |request| Ok((request, DiskKind::Io(command)));
         let (request, kind) = match (command, data) {
             (IoCommand::Read(range), _) => one(Request::Read { range }),
@@ -244,6 +248,17 @@ impl Target {
         }?;
         self.submit(id, slot, subsystem, kind, [request], out);
         Ok(())
+    }
+
+    /// A host is about to change the namespace: one that is a nexus says by that that the member is its own.
+    fn claim(&mut self, id: ConnectionId) {
+        let Some(role) = &mut self.connections[id.index()].role else { return };
+        let (Claim::Due, Some(subsystem)) = (role.claim, role.subsystem) else { return };
+        role.claim = Claim::Made;
+        if let Some(controller) = self.controllers.get(&role.controller) {
+            let sessions = &mut self.subsystems[subsystem.0 as usize].sessions;
+            sessions.claim(&controller.host_nqn, controller.host_id);
+        }
     }
 
     /// Gives requests to the disk; the command is answered when all have been.

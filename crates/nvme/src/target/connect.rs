@@ -4,6 +4,7 @@ use block::{Buf, limits};
 
 use super::connection::{Flow, Role, Stage, Timer};
 use super::controller::{Controller, KeepAlive, State};
+use super::sessions::Claim;
 use super::slots::Work;
 use super::{ConnectionId, Effect, Held, Outbox, SubsystemId, Target};
 use crate::fabrics::{
@@ -80,6 +81,9 @@ impl Target {
         if let Some(served) = subsystem
             && host_nqn.is_nexus_host()
         {
+            if !self.subsystem(served).sessions.admits(&host_nqn, data.host_id) {
+                return Err((Status::CONNECT_HOST.do_not_retry(), 0));
+            }
             for older in self.controllers_of(|c| c.subsystem == Some(served) && c.host_nqn == host_nqn) {
                 self.supersede_controller(older, out);
             }
@@ -92,7 +96,7 @@ impl Target {
         controller.keep_alive = KeepAlive::new(sqe.keep_alive_ms.get());
         controller.queues.insert(0, id);
         self.controllers.insert(number, controller);
-        self.connection(id).role = Some(Role { controller: number, queue: 0, subsystem });
+        self.connection(id).role = Some(Role { controller: number, queue: 0, subsystem, claim: Claim::None });
         out.push(Effect::Timer);
         Ok(number)
     }
@@ -118,8 +122,8 @@ impl Target {
             return Err(in_command(connect_offset::QUEUE_ID));
         }
         controller.queues.insert(queue, id);
-        let subsystem = controller.subsystem;
-        self.connection(id).role = Some(Role { controller: number, queue, subsystem });
+        let (subsystem, claim) = (controller.subsystem, Claim::of(&controller.host_nqn));
+        self.connection(id).role = Some(Role { controller: number, queue, subsystem, claim });
         Ok(number)
     }
 

@@ -6,6 +6,7 @@ use block::{BufMut, Data, Instant, limits};
 
 use super::output::Output;
 use super::receive::{Place, Receiver};
+use super::sessions::Claim;
 use super::slots::{Slots, Work};
 use super::{Receive, SubsystemId};
 use crate::completion::Cqe;
@@ -61,6 +62,8 @@ pub(super) struct Role {
     pub queue: u16,
     /// The subsystem; `None` for discovery.
     pub subsystem: Option<SubsystemId>,
+    /// Whether the host has to claim the member by its first write.
+    pub claim: Claim,
 }
 
 /// Submission queue flow control.

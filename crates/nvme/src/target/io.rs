@@ -65,6 +65,11 @@ impl IoCommand {
         }
     }
 
+    /// Whether the command may change what a later read returns.
+    pub fn is_change(&self) -> bool {
+        matches!(self, IoCommand::Write(..) | IoCommand::WriteZeroes { .. } | IoCommand::Deallocate(_))
+    }
+
     /// Bytes of data that the host sends, when its SGL has room for `offered` bytes.
     pub fn payload_len(&self, geometry: &Geometry, offered: usize) -> usize {
         let len = self.data_len(geometry);

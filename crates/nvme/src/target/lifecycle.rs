@@ -26,6 +26,7 @@ impl Target {
             geometry,
             state: SubsystemState::Serving,
             stats: ExportStats::default(),
+            sessions: super::Sessions::default(),
         }) as u32);
         self.by_nqn.insert(nqn, id);
         self.discovery_changed(out);

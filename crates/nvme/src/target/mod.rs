@@ -10,7 +10,8 @@
 //!   disk has answered, also when the socket is long gone.
 //! * An admin Connect is answered only when no command of an ended association of the same host with the same
 //!   subsystem is at a disk: a command of a dead connection never lands after its retry.
-//! * A host that is a nexus has one association per subsystem: a new one ends those before it.
+//! * A host that is a nexus has one association per subsystem: a new one ends those before it. An opening of a member
+//!   that was replaced by another one, one that has written, is never let in again (see `sessions`).
 
 mod admin;
 mod commands;
@@ -23,6 +24,7 @@ mod lifecycle;
 mod output;
 mod pages;
 mod receive;
+mod sessions;
 mod slots;
 
 use std::collections::BTreeMap;
@@ -37,6 +39,7 @@ use crate::Nqn;
 use connection::{Connection, Stage};
 use controller::Controller;
 pub use pages::MODEL;
+use sessions::Sessions;
 
 /// What a target is told at its start.
 #[derive(Clone, Debug)]
@@ -165,6 +168,7 @@ struct Subsystem {
     geometry: Geometry,
     state: SubsystemState,
     stats: ExportStats,
+    sessions: Sessions,
 }
 
 /// `Serving ──unexport──► Retiring ──last connection ended──► gone`
