@@ -261,8 +261,7 @@ fn wrong_calls_have_the_codes_of_v0_3_0_and_change_nothing() {
             "unknown" NotFound = c.unpublish_nexus(UnpublishNexusRequest { uuid: UUID.into() });
             "malformed" InvalidArgument = c.unpublish_nexus(UnpublishNexusRequest { uuid: "x".into() });
         }
-        let (uuid, uri) = || -> (String, String) { (UUID.into(), "bdev:///r1".into()) }();
-        let (u, r, x) = (|| uuid.clone(), || uri.clone(), || "x".to_owned());
+        let (u, r, x) = (|| UUID.to_owned(), || "bdev:///r1".to_owned(), || "x".to_owned());
         wrong! { found:
             "unknown" NotFound = c.add_child_nexus(AddChildNexusRequest { uuid: u(), uri: r(), norebuild: false });
             "malformed" InvalidArgument = c.add_child_nexus(AddChildNexusRequest { uuid: x(), uri: r(), norebuild: false });

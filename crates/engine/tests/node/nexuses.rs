@@ -247,7 +247,7 @@ fn wrong_calls_to_a_nexus_change_nothing() {
             (
                 "small",
                 node.create_nexus(nexus(other, SIZE, &["bdev:///r3", "bdev:///small"])).await,
-                ErrorKind::InvalidArgument,
+                ErrorKind::OutOfRange,
                 "bdev:///small",
             ),
             (
