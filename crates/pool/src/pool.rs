@@ -288,8 +288,8 @@ impl Pool {
     /// durable at the end. The disks can then be used elsewhere.
     ///
     /// # Errors
-    /// [`PoolError::Faulted`] when something could not be made durable; the pool is closed all the same.
-    /// [`PoolError::Closed`] when it was closed before.
+    /// [`PoolError::Faulted`] or [`PoolError::Io`] when something could not be made durable, now or before; the pool is
+    /// closed all the same, and can be imported again. [`PoolError::Closed`] when it was closed before.
     pub async fn export(&self) -> Result<(), PoolError> {
         let _turn = self.core.admin.lock().await;
         self.close(Purpose::Exported).await
@@ -307,8 +307,8 @@ impl Pool {
         if replicas > 0 {
             return Err(PoolError::NotEmpty { pool: self.core.name.clone(), replicas });
         }
-        self.close(Purpose::Destroyed).await?;
         let disks: Vec<_> = self.core.state.borrow().disks.iter().map(|d| d.disk.clone()).collect();
+        self.close(Purpose::Destroyed).await?;
         // Disk 0 knows that the pool is destroyed; its label goes last.
         for disk in disks.iter().rev() {
             wipe(disk).await?;
@@ -316,12 +316,19 @@ impl Pool {
         Ok(())
     }
 
+    /// Ends everything, makes it durable unless the pool has stopped already, and lets go of the disks, also when
+    /// somebody still holds a replica.
     async fn close(&self, purpose: Purpose) -> Result<(), PoolError> {
         let core = &self.core;
-        core.check_online()?;
-        let tickets = core.state.borrow_mut().begin_closing();
-        tickets.into_iter().for_each(|t| t.fail(Fault::Gone));
-        core.kick_due();
+        let mut result = core.check_online();
+        if let Err(PoolError::Closed(_)) = result {
+            return result;
+        }
+        if result.is_ok() {
+            let tickets = core.state.borrow_mut().begin_closing();
+            tickets.into_iter().for_each(|t| t.fail(Fault::Gone));
+            core.kick_due();
+        }
         while core.state.borrow().tasks.contains(&Task::Running) {
             core.ended.notified().await;
         }
@@ -330,14 +337,20 @@ impl Pool {
             let s = core.state.borrow();
             s.disks.iter().map(|d| Member { uri: d.uri.clone(), disk: d.disk.clone() }).collect()
         };
-        let mut result = Ok(());
         for disk in &disks {
-            result = result.and(flush(disk).await);
+            if result.is_ok() {
+                result = flush(disk).await;
+            }
         }
         if result.is_ok() {
             result = core.checkpoint(purpose).await;
         }
-        core.state.borrow_mut().phase = Phase::Closed;
+        let let_go = {
+            let mut s = core.state.borrow_mut();
+            s.phase = Phase::Closed;
+            std::mem::take(&mut s.disks)
+        };
+        drop(let_go);
         self.replicas.borrow_mut().clear();
         result
     }

@@ -24,7 +24,7 @@ fn a_replica_keeps_its_data_through_export_and_import() {
         assert_eq!(pool.state(), PoolState::Closed);
         assert_eq!((put(&a, 0, 1, 1).await, a.state()), (Err(Fault::Gone), ReplicaState::Gone));
         assert!(matches!(pool.export().await, Err(PoolError::Closed(_))));
-        drop((pool, a, b));
+        // A closed pool has let go of its disks, whoever still holds a replica.
 
         let report = pool::check(&host, open(&host, [0, 1]).await).await.unwrap();
         assert_eq!((report.used, report.journal_records, report.notes.len()), (7, 0, 0));
