@@ -128,7 +128,7 @@ impl Target {
                 let to_host = if from_host == 0 { command.data_len(geometry) } else { 0 };
                 (Pending::Io(command), from_host, to_host)
             }
-            None => (Pending::Admin(sqe), admin::data_from_host(&sqe), admin::data_to_host(&sqe)?),
+            None => (Pending::Admin(Box::new(sqe)), admin::data_from_host(&sqe), admin::data_to_host(&sqe)?),
         };
         if damaged {
             return Err(Status::TRANSIENT_TRANSPORT);
@@ -208,7 +208,7 @@ impl Target {
         out: &mut Outbox,
     ) -> Result<(), Status> {
         match pending {
-            Pending::Admin(sqe) => self.run_admin(id, slot, sqe, data, out),
+            Pending::Admin(sqe) => self.run_admin(id, slot, *sqe, data, out),
             Pending::Io(command) => self.run_io(id, slot, command, data, out),
         }
     }
@@ -226,27 +226,34 @@ impl Target {
         if command.is_change() {
             self.claim(id);
         }
-        let one = |request| Ok((request, DiskKind::Io(command)));
-        let (request, kind) = match (command, data) {
-            (IoCommand::Read(range), _) => one(Request::Read { range }),
-            (IoCommand::Write(range, durability), Some(data)) => one(Request::Write { range, data, durability }),
-            (IoCommand::Compare(range), Some(data)) => Ok((Request::Read { range }, DiskKind::Compare(command, data))),
-            (IoCommand::Flush, _) => one(Request::Flush),
+        let mut kind = DiskKind::Io(command);
+        let request = match (command, data) {
+            (IoCommand::Read(range), _) => Request::Read { range },
+            (IoCommand::Write(range, durability), Some(data)) => Request::Write { range, data, durability },
+            (IoCommand::Compare(range), Some(data)) => {
+                kind = DiskKind::Compare(command, data);
+                Request::Read { range }
+            }
+            (IoCommand::Flush, _) => Request::Flush,
             (IoCommand::WriteZeroes { range, may_unmap, durability }, _) => {
-                one(Request::WriteZeroes { range, may_unmap, durability })
+                Request::WriteZeroes { range, may_unmap, durability }
             }
             (IoCommand::Deallocate(ranges), Some(data)) => {
                 let requests = io::unmaps(&data, ranges, &self.subsystem(subsystem).geometry)?;
-                self.submit(id, slot, subsystem, DiskKind::Io(command), requests, out);
+                self.submit(id, slot, subsystem, kind, requests, out);
                 return Ok(());
             }
             (IoCommand::Hints(_), _) => {
                 self.connection(id).answer(slot, 0, Status::SUCCESS);
                 return Ok(());
             }
-            (IoCommand::Write(..) | IoCommand::Compare(_) | IoCommand::Deallocate(_), None) => Err(Status::INTERNAL),
-        }?;
-        self.submit(id, slot, subsystem, kind, [request], out);
+            (IoCommand::Write(..) | IoCommand::Compare(_) | IoCommand::Deallocate(_), None) => {
+                return Err(Status::INTERNAL);
+            }
+        };
+        out.push(Effect::Submit { connection: id, slot, subsystem, request });
+        let work = DiskWork { kind, pending: 1, failure: None };
+        self.connection(id).slots.set(slot, Work::AtDisk(work));
         Ok(())
     }
 
@@ -322,13 +329,16 @@ impl Connection {
     /// Sends R2Ts to the commands that wait longest, as far as there is room.
     fn grant(&mut self) {
         while let Some(slot) = self.slots.queued.front().copied() {
-            let Some(Work::Queued { pending, len }) = self.slots.get_mut(slot) else {
+            let Some(Work::Queued { len, .. }) = self.slots.get_mut(slot) else {
                 unreachable!("only commands that wait for room are in the queue");
             };
-            let (pending, len) = (*pending, *len);
+            let len = *len;
             if self.slots.receiving > 0 && self.slots.receiving + len > RECEIVING_BYTES {
                 return;
             }
+            let Work::Queued { pending, .. } = self.slots.set(slot, Work::New) else {
+                unreachable!("looked at just now");
+            };
             self.slots.queued.pop_front();
             self.slots.receiving += len;
             let buf = Some(BufMut::new(len));

@@ -12,12 +12,12 @@ use crate::command::Sqe;
 const FREE: u32 = u32::MAX;
 
 /// A command whose payload is still to come.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(super) enum Pending {
     /// An I/O command.
     Io(IoCommand),
-    /// An admin or fabrics command.
-    Admin(Sqe),
+    /// An admin or fabrics command; boxed, since it is rare and large.
+    Admin(Box<Sqe>),
 }
 
 /// Where a command is.
@@ -29,9 +29,10 @@ pub(super) enum Pending {
 ///            ├─► Held (a Connect that waits for another association's end) ──► answered
 ///            └─► Event (until something happens) ──► answered
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum Work {
     /// Nothing here.
+    #[default]
     Free,
     /// Just arrived, being looked at.
     New,
