@@ -129,7 +129,7 @@ impl Scene<'_> {
         };
         let mut reasons = match state {
             "deleting" => self.why_deleting(v),
-            "online" => Vec::new(),
+            "online" => self.why_worried(v, &standings),
             "pending" => self.why_pending(v, &standings),
             "offline" | "faulted" => self.why_closed(id, v, wire),
             _ => self.why_degraded(v, wire, &standings),
@@ -285,6 +285,16 @@ impl Scene<'_> {
             });
         }
         reasons
+    }
+
+    /// Everything is in sync as far as its nexus knows; what the control plane knows beyond that.
+    fn why_worried(&self, v: &Volume, standings: &BTreeMap<Uuid, Standing>) -> Vec<String> {
+        let good = standings.iter().filter(|(_, s)| **s == Standing::Good).map(|(id, _)| &v.copies[id].pool.node);
+        let away = good.filter_map(|node| {
+            let (ms, why) = self.away(node)?;
+            Some(format!("the copy on {node} is in doubt for {} ({why})", duration(ms)))
+        });
+        away.collect()
     }
 
     fn why_degraded(&self, v: &Volume, wire: Option<&v1::Nexus>, standings: &BTreeMap<Uuid, Standing>) -> Vec<String> {

@@ -122,9 +122,12 @@ async fn scenes(story: &mut Story, cluster: &mut Cluster, size: u64) -> Result<v
     story.say(format!("{} verified requests so far; killing {victim} (SIGKILL) under load", work.requests()))?;
     let killed = Instant::now();
     cluster.kill(&victim).await?;
-    let noticed = wait(cluster, story, |v| v.state != "online").await?;
-    story.say(format!("noticed: {}", noticed.reason))?;
-    story.row("kill a node under load", format!("{victim} was killed; noticed by itself"), Some(killed.elapsed()));
+    let noticed = wait(cluster, story, |v| v.reason.contains(&victim)).await?;
+    story.say(format!("noticed at once: {}", noticed.reason))?;
+    story.row("kill a node under load", format!("{victim}; the control plane noticed"), Some(killed.elapsed()));
+    let given_up = wait(cluster, story, |v| v.state != "online").await?;
+    story.say(format!("the volume goes on without it: {}", given_up.reason))?;
+    story.row("go on without it", "its copy is given up, waiting requests are answered", Some(killed.elapsed()));
 
     let before = work.requests();
     let healed = repair(cluster, story, &victim).await?;
