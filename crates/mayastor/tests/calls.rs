@@ -318,7 +318,10 @@ fn a_crash_loses_nothing_that_was_answered() {
     let before = runtime.block_on(async {
         let mut calls = Calls::new(&engine).await;
         furnish(&mut calls, &disk).await;
-        calls.v0.share_replica(ShareReplicaRequest { uuid: "r1".into(), share: NVMF }).await.expect("a share");
+        calls.v0.create_replica(replica("r2", "tank", 32)).await.expect("a replica");
+        calls.v0.share_replica(ShareReplicaRequest { uuid: "r2".into(), share: NVMF }).await.expect("a share");
+        calls.v0.create_nexus(nexus(UUID, 8 * MIB, &["bdev:///r1"])).await.expect("a nexus");
+        calls.v0.publish_nexus(publish(UUID, "", 1)).await.expect("a device");
         calls.all().await
     });
     engine.kill();
@@ -328,7 +331,8 @@ fn a_crash_loses_nothing_that_was_answered() {
         let mut calls = Calls::new(&engine).await;
         loop {
             let now = calls.all().await;
-            if now.0.pools.iter().all(|pool| pool.state() == v1::PoolState::PoolOnline) {
+            let pools = now.0.pools.iter().all(|pool| pool.state() == v1::PoolState::PoolOnline);
+            if pools && now.0.nexuses.iter().all(|nexus| nexus.state() == v1::NexusState::NexusOnline) {
                 return now;
             }
             tokio::time::sleep(std::time::Duration::from_millis(100)).await;
@@ -336,6 +340,93 @@ fn a_crash_loses_nothing_that_was_answered() {
     });
     assert_eq!((&after.0.pools, &after.0.replicas), (&before.0.pools, &before.0.replicas));
     assert!(after.1.bdevs.iter().any(|bdev| bdev.name == "used"), "{:?}", after.1);
+    let device = |all: &(v1::NodeReport, Bdevs)| all.0.nexuses.iter().map(|n| n.device_uri.clone()).collect::<Vec<_>>();
+    assert_eq!(device(&after), device(&before));
+    assert!(device(&after)[0].ends_with(UUID), "it is published again, under the same name and port");
     assert_ne!(after.0.instance, before.0.instance);
     assert!(engine.terminate().success());
+}
+
+/// Waits until all children of the nexus are in sync.
+async fn in_sync(v0: &mut MayastorClient<Channel>) -> Nexus {
+    loop {
+        let nexus = v0.list_nexus(Null {}).await.expect("a list").into_inner().nexus_list.remove(0);
+        if nexus.state() == NexusState::NexusOnline && nexus.rebuilds == 0 {
+            return nexus;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn a_nexus_with_the_calls_of_v0_3_0() {
+    const CHILDREN: [&str; 3] = ["malloc:///a?size_mb=40", "malloc:///b?size_mb=40", "malloc:///c?size_mb=40"];
+    let [a, b, added] = CHILDREN;
+    let engine = Engine::start(&[]);
+    common::runtime().block_on(async {
+        let Calls { mut v0, .. } = Calls::new(&engine).await;
+        let made = v0.create_nexus(nexus(UUID, 32 * MIB, &[a, b])).await.expect("a nexus").into_inner();
+        assert_eq!((made.uuid.as_str(), made.size, made.state()), (UUID, 32 * MIB, NexusState::NexusOnline));
+        assert!(made.children.iter().all(|c| c.state() == ChildState::ChildOnline && c.rebuild_progress == -1), "{made:?}");
+        let again = v0.create_nexus(nexus(UUID, 32 * MIB, &[a, b])).await.expect("the same nexus").into_inner();
+        assert_eq!(again, made);
+
+        let uri = format!("nvmf://{}/nqn.2019-05.io.openebs:nexus-{UUID}", engine.nvme);
+        for _ in 0..2 {
+            let reply = v0.publish_nexus(publish(UUID, "", 1)).await.expect("a device").into_inner();
+            assert_eq!(reply.device_uri, uri);
+        }
+        assert_eq!(v0.list_nexus(Null {}).await.expect("a list").into_inner().nexus_list[0].device_uri, uri);
+
+        // A child is added while the nexus is published, out of sync at first, and is rebuilt.
+        let request = AddChildNexusRequest { uuid: UUID.into(), uri: added.into(), norebuild: true };
+        let child = v0.add_child_nexus(request).await.expect("a child").into_inner();
+        assert_eq!((child.uri.as_str(), child.state(), child.rebuild_progress), (added, ChildState::ChildDegraded, -1));
+        let (u, c) = (|| UUID.to_owned(), || added.to_owned());
+        v0.start_rebuild(StartRebuildRequest { uuid: u(), uri: c() }).await.expect("it starts");
+        assert_eq!(in_sync(&mut v0).await.children.len(), 3);
+        let action = |action| ChildNexusRequest { uuid: u(), uri: c(), action };
+        for _ in 0..2 {
+            v0.child_operation(action(0)).await.expect("it is offline");
+        }
+        let degraded = v0.list_nexus(Null {}).await.expect("a list").into_inner().nexus_list.remove(0);
+        assert_eq!((degraded.state(), degraded.children[2].state()), (NexusState::NexusDegraded, ChildState::ChildDegraded));
+        v0.child_operation(action(1)).await.expect("it is back");
+        let whole = in_sync(&mut v0).await;
+
+        let mut found = Vec::new();
+        let (x, y) = (|| "malloc:///x?size_mb=40".to_owned(), || "malloc:///y?size_mb=8".to_owned());
+        wrong! { found:
+            "other size" AlreadyExists = v0.create_nexus(nexus(UUID, 31 * MIB, &CHILDREN));
+            "other protocol" InvalidArgument = v0.publish_nexus(publish(UUID, "", 2));
+            "child too small" InvalidArgument = v0.add_child_nexus(AddChildNexusRequest { uuid: u(), uri: y(), norebuild: false });
+            "not offline" InvalidArgument = v0.child_operation(action(1));
+            "unknown child" NotFound = v0.child_operation(ChildNexusRequest { uri: x(), ..action(0) });
+            "unknown child" NotFound = v0.child_operation(ChildNexusRequest { uri: x(), ..action(1) });
+            "unknown child" NotFound = v0.start_rebuild(StartRebuildRequest { uuid: u(), uri: x() });
+            "not degraded" Internal = v0.start_rebuild(StartRebuildRequest { uuid: u(), uri: c() });
+            "no job" Internal = v0.pause_rebuild(PauseRebuildRequest { uuid: u(), uri: c() });
+            "no job" Internal = v0.resume_rebuild(ResumeRebuildRequest { uuid: u(), uri: c() });
+            "no job" Internal = v0.get_rebuild_state(RebuildStateRequest { uuid: u(), uri: c() });
+            "no job" Internal = v0.get_rebuild_progress(RebuildProgressRequest { uuid: u(), uri: c() });
+        }
+        let wrong: Vec<_> = found.iter().filter(|(_, (code, message), wanted)| code != wanted || message.is_empty()).collect();
+        assert!(wrong.is_empty(), "{wrong:#?}");
+        v0.stop_rebuild(StopRebuildRequest { uuid: u(), uri: c() }).await.expect("no job is fine");
+        assert_eq!(in_sync(&mut v0).await, whole);
+
+        for uri in [x(), c(), b.to_owned()] {
+            v0.remove_child_nexus(RemoveChildNexusRequest { uuid: u(), uri }).await.expect("it is no child");
+        }
+        let last = RemoveChildNexusRequest { uuid: u(), uri: a.into() };
+        assert_eq!(code(v0.remove_child_nexus(last).await).0, Code::InvalidArgument);
+        for _ in 0..2 {
+            v0.unpublish_nexus(UnpublishNexusRequest { uuid: u() }).await.expect("it is not published");
+        }
+        assert_eq!(in_sync(&mut v0).await.device_uri, "");
+        for _ in 0..2 {
+            v0.destroy_nexus(DestroyNexusRequest { uuid: u() }).await.expect("it is gone");
+        }
+        assert!(v0.list_nexus(Null {}).await.expect("a list").into_inner().nexus_list.is_empty());
+    });
 }

@@ -174,7 +174,11 @@ async fn operate(engine: &Engine, output: &Output, child: Child, action: v0::Chi
     let Child { uuid, uri } = child.clone();
     let request = v0::ChildNexusRequest { uuid, uri, action: action.into() };
     engine.check(engine.v0().child_operation(request).await)?;
-    output.done(format!("Child {} of {} is {}", child.uri, child.uuid, action.word()))
+    let Child { uuid, uri } = child;
+    output.done(match action {
+        v0::ChildAction::Offline => format!("Took child {uri} of {uuid} offline"),
+        v0::ChildAction::Online => format!("Took child {uri} of {uuid} back; it is brought in sync"),
+    })
 }
 
 async fn list(engine: &Engine, output: &Output, show_children: bool) -> Done {
