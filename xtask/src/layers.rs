@@ -18,7 +18,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("sim", &["block", "host", "engine", "plan"]),
     ("api", &[]),
     ("control", &["api", "block", "plan"]),
-    ("mayastor", &["api", "block", "control", "engine", "host", "plan", "ring"]),
+    ("mayastor", &["api", "block", "control", "engine", "host", "plan", "pool", "ring"]),
     ("bench", &["api", "block", "engine", "host", "ring"]),
     ("guest", &[]),
     ("xtask", &[]),

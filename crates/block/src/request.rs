@@ -90,6 +90,8 @@ pub struct Features {
     pub write_zeroes: bool,
     /// Answered writes may be lost at a power cut until a flush.
     pub volatile_cache: bool,
+    /// The contents are gone when the process ends, as a RAM disk's are.
+    pub ends_with_process: bool,
 }
 
 /// The shape of a block device.

@@ -25,7 +25,7 @@ pub struct Malloc {
 impl Malloc {
     /// A device of `size` zero bytes (a whole number of blocks; what is above is cut off).
     pub fn new(name: &str, size: Bytes, block_size: BlockSize) -> Malloc {
-        let features = Features { unmap: true, write_zeroes: true, volatile_cache: false };
+        let features = Features { unmap: true, write_zeroes: true, volatile_cache: false, ends_with_process: true };
         let geometry = Geometry { block_size, blocks: block_size.blocks_in(size), features };
         Malloc { name: name.into(), geometry, chunks: RefCell::default() }
     }

@@ -111,6 +111,7 @@ impl TargetServer {
             firmware: env!("CARGO_PKG_VERSION").to_string(),
             discovery_nqn: None,
             instance: host.random_bytes(),
+            boot_id: host.boot_id(),
         });
         let shared = Rc::new(Shared {
             host: host.clone(),

@@ -252,6 +252,25 @@ fn a_restarted_target() {
     }
 }
 
+/// A process that is killed on a machine that runs on loses nothing that its disks had answered: no reason to give up.
+#[test]
+fn a_killed_process_on_a_running_machine_is_waited_for() {
+    let world = world(5, DiskOptions::mib(2));
+    let host = world.host();
+    let range = BlockRange::new(8, 8);
+    let disk = world.run(async move {
+        let disk = remote::connect(&host, spec(), quick()).await.expect("it connects");
+        disk.write(range, Buf::copy_of(&[3; 4096]), Durability::Volatile).await.expect("it writes");
+        disk
+    });
+    world.kill_process("target");
+    start(&world);
+    world.run(async move {
+        assert!(disk.read(range).await.expect("it reads").iter().all(|b| *b == 3));
+        assert_eq!(disk.state(), RemoteState::Up);
+    });
+}
+
 /// After a restart the target listens before it serves; a disk rides through that. Another namespace under the same name
 /// is not taken for ours, also when it was not asked for by its UUID.
 #[test]

@@ -92,6 +92,9 @@ pub trait World {
     fn sleep_until(&self, until: Instant) -> LocalFuture<'_, ()>;
     /// 64 random bits.
     fn random(&self) -> u64;
+    /// Names this run of the machine: another after it lost power or was booted again, and not zero. A process that ends
+    /// and starts again finds the same, and with it everything that its disks had answered.
+    fn boot_id(&self) -> [u8; 16];
     /// The contents of a file; `None` when there is none.
     fn load(&self, path: &Path) -> LocalFuture<'_, io::Result<Option<Vec<u8>>>>;
     /// Replaces a file as a whole: after a power cut it holds the old contents or the new, and the new for certain once

@@ -298,7 +298,7 @@ impl Nexus {
 
     /// The shape of the volume as a device.
     pub fn geometry(&self) -> Geometry {
-        let features = Features { unmap: true, write_zeroes: true, volatile_cache: true };
+        let features = Features { unmap: true, write_zeroes: true, volatile_cache: true, ends_with_process: false };
         Geometry { block_size: self.shape.block_size, blocks: self.shape.blocks, features }
     }
     /// How the volume is cut into regions.

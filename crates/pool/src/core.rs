@@ -202,9 +202,11 @@ impl Core {
 
     /// The shape of a replica of `size` bytes.
     pub fn geometry(&self, size: u64) -> Geometry {
-        let volatile_cache = self.state.borrow().disks.iter().any(|d| d.disk.geometry().features.volatile_cache);
+        let disks: Vec<Features> = self.state.borrow().disks.iter().map(|d| d.disk.geometry().features).collect();
+        let volatile_cache = disks.iter().any(|f| f.volatile_cache);
+        let ends_with_process = disks.iter().any(|f| f.ends_with_process);
         let block_size = self.label.block_size;
-        let features = Features { unmap: true, write_zeroes: true, volatile_cache };
+        let features = Features { unmap: true, write_zeroes: true, volatile_cache, ends_with_process };
         Geometry { block_size, blocks: block_size.blocks_in(block::Bytes(size)), features }
     }
 

@@ -145,7 +145,7 @@ fn features(fd: &OwnedFd, kind: Kind) -> Result<Features, OpenError> {
             (queue_limit(device, "discard_max_bytes"), queue_limit(device, "write_zeroes_max_bytes"))
         }
     };
-    Ok(Features { unmap, write_zeroes, volatile_cache: true })
+    Ok(Features { unmap, write_zeroes, volatile_cache: true, ends_with_process: false })
 }
 
 /// Whether the kernel's limit for a kind of request to the device is above zero. Of a partition, its disk's is asked.

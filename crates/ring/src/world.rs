@@ -52,6 +52,21 @@ impl host::World for Linux {
         Box::pin(Sleep { core: self.0.clone(), until, timer: None })
     }
 
+    fn boot_id(&self) -> [u8; 16] {
+        // Linux makes a random UUID at each boot. Without /proc each process counts as a boot: safe, only slower.
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let hex: Vec<u8> = text.bytes().filter_map(|c| (c as char).to_digit(16)).map(|d| d as u8).collect();
+        let mut id = [0; 16];
+        if hex.len() == 32 {
+            for (byte, pair) in id.iter_mut().zip(hex.chunks_exact(2)) {
+                *byte = pair[0] << 4 | pair[1];
+            }
+        } else {
+            id[..8].copy_from_slice(&self.random().to_le_bytes());
+            id[8] = 1;
+        }
+        id
+    }
     fn random(&self) -> u64 {
         let mut bytes = [0; 8];
         // Up to 256 bytes are never cut short, and nothing else can fail once the system has started.

@@ -460,7 +460,7 @@ impl Disk for OpenDisk {
     fn geometry(&self) -> Geometry {
         let s = self.disk.state.borrow();
         let bytes = s.options.block_size.bytes_of(Blocks(s.options.blocks));
-        let features = Features { unmap: true, write_zeroes: true, volatile_cache: true };
+        let features = Features { unmap: true, write_zeroes: true, volatile_cache: true, ends_with_process: false };
         Geometry { block_size: self.block_size, blocks: self.block_size.blocks_in(bytes), features }
     }
     fn submit(&self, request: Request, ticket: Ticket) {

@@ -36,6 +36,7 @@ pub(crate) struct Core {
     sequence: Cell<u64>,
     disks: RefCell<BTreeMap<PathBuf, SimDisk>>,
     files: RefCell<BTreeMap<PathBuf, Vec<u8>>>,
+    boots: RefCell<BTreeMap<String, u64>>,
     stores_fail: Cell<bool>,
     pub(crate) net: Net,
 }
@@ -70,6 +71,7 @@ impl World {
             sequence: Cell::new(0),
             disks: RefCell::default(),
             files: RefCell::default(),
+            boots: RefCell::default(),
             stores_fail: Cell::new(false),
             net: Net::default(),
         });
@@ -91,9 +93,16 @@ impl World {
         Host::new(Rc::new(world), executor.spawner())
     }
 
-    /// Kills a node like SIGKILL: its tasks stop where they are, its sockets close, writes that it had in flight land
-    /// later or never. What its disks had answered stays. [`World::node`] starts it again, empty.
+    /// Ends a node: its tasks stop where they are, its sockets close, writes that it had in flight land later or never.
+    /// What its disks had answered stays, unless [`SimDisk::power_cut`] follows; to others it looks like a new boot.
+    /// [`World::node`] starts it again, empty.
     pub fn kill(&self, name: &str) {
+        *self.core.boots.borrow_mut().entry(name.to_owned()).or_default() += 1;
+        self.kill_process(name);
+    }
+
+    /// The same for the process alone, as SIGKILL does: the machine runs on.
+    pub fn kill_process(&self, name: &str) {
         let executor = self.nodes.borrow_mut().remove(name);
         let address = self.core.net.address_of(name);
         self.core.net.forget(address);
@@ -264,6 +273,11 @@ impl host::World for NodeWorld {
         Box::pin(async move {
             let _ = rx.await;
         })
+    }
+    fn boot_id(&self) -> [u8; 16] {
+        let mut id = [1; 16];
+        id[..8].copy_from_slice(&self.core.boots.borrow().get(&self.name).copied().unwrap_or(0).to_le_bytes());
+        id
     }
     fn random(&self) -> u64 {
         self.core.entropy.borrow_mut().bits()

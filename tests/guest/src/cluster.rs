@@ -29,7 +29,7 @@ impl Cluster {
         let folder = folder.canonicalize()?;
         let program = program.canonicalize().map_err(|e| format!("{}: {e}; build it first", program.display()))?;
         let control = Command::new(&program)
-            .args(["control", "--grpc", &format!("127.0.0.1:{CONTROL_PORT}"), "--node-grace", "3s", "--data-dir"])
+            .args(["control", "--grpc", &format!("127.0.0.1:{CONTROL_PORT}"), "--node-grace", "3", "--data-dir"])
             .arg(folder.join("control"))
             .stdin(Stdio::null())
             .stdout(fs::File::create(folder.join("control.log"))?)

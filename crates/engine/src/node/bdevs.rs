@@ -126,7 +126,7 @@ impl Node {
 
     /// All block devices, by name.
     pub fn bdevs(&self) -> Vec<BdevInfo> {
-        let mut list = self.registry.list(|nqn| self.exports.uri(nqn));
+        let mut list = self.registry.list(|nqn| self.exports.peer_uri(nqn));
         for (name, lost) in self.lost_bdevs.borrow().iter() {
             list.push(BdevInfo {
                 name: name.clone(),
@@ -232,14 +232,14 @@ impl Node {
     pub(crate) async fn share_device(&self, name: &str, suffix: &str) -> Result<String> {
         let Some((_, bdev)) = self.registry.find(name) else { return Err(no_device(name)) };
         if let Some(nqn) = &bdev.share {
-            return Ok(self.exports.uri(nqn));
+            return Ok(self.exports.peer_uri(nqn));
         }
         let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_:".contains(c) { c } else { '-' };
         let suffix: String = suffix.trim_start_matches('/').chars().map(plain).collect();
         let nqn = format!("{}{suffix}", super::NQN_PREFIX);
         self.exports.add(&nqn, bdev.uuid, bdev.disk).await.map_err(|e| e.context(format!("device '{name}'")))?;
         self.registry.update(name, |b| b.share = Some(nqn.clone()));
-        Ok(self.exports.uri(&nqn))
+        Ok(self.exports.peer_uri(&nqn))
     }
 
     /// Takes a shared device back; OK when it is not shared.

@@ -20,8 +20,11 @@ const AGAIN: Duration = Duration::from_millis(50);
 /// The target, and how others reach it.
 pub(crate) struct Exports {
     server: Rc<TargetServer>,
-    /// `host:port` for URIs.
+    /// `host:port` in the URIs for hosts.
     address: String,
+    /// `host:port` in the URIs for other engines. They are in the network that we listen in, while hosts may come from
+    /// another one, in which we have the advertised address.
+    peers: String,
 }
 
 /// Starts the target. The kernel may hold the sockets of a process that was just killed a moment longer than the
@@ -57,7 +60,11 @@ impl Exports {
         let server = server.map_err(|e| Error::unavailable(format!("NVMe/TCP target: {e}")))?;
         let port = if port == 0 { server.address().port() } else { port };
         let address = if name.contains(':') { format!("[{name}]:{port}") } else { format!("{name}:{port}") };
-        Ok(Exports { server, address })
+        let peers = match server.address() {
+            any if any.ip().is_unspecified() => address.clone(),
+            bound => bound.to_string(),
+        };
+        Ok(Exports { server, address, peers })
     }
 
     /// The port that it listens on.
@@ -70,9 +77,14 @@ impl Exports {
         &self.address
     }
 
-    /// The URI of an exported subsystem.
-    pub(crate) fn uri(&self, nqn: &str) -> String {
-        format!("nvmf://{}/{nqn}", self.address())
+    /// The URI of an exported nexus, for hosts.
+    pub(crate) fn host_uri(&self, nqn: &str) -> String {
+        format!("nvmf://{}/{nqn}", self.address)
+    }
+
+    /// The URI of an exported replica or device, for other engines.
+    pub(crate) fn peer_uri(&self, nqn: &str) -> String {
+        format!("nvmf://{}/{nqn}", self.peers)
     }
 
     /// Offers a device.

@@ -474,7 +474,7 @@ impl Node {
         let slots = self.nexuses.borrow();
         let slot = slots.get(&uuid).ok_or_else(|| no_nexus(uuid))?;
         let nqn = self.registry.find(&device_name(uuid)).and_then(|(_, b)| b.share);
-        let device_uri = nqn.map(|nqn| self.exports.uri(&nqn)).unwrap_or_default();
+        let device_uri = nqn.map(|nqn| self.exports.host_uri(&nqn)).unwrap_or_default();
         Ok(match &slot.state {
             NexusState::Open { nexus, .. } => {
                 let info = nexus.info();

@@ -185,7 +185,7 @@ impl Node {
             thin: slot.replica.thin(),
             allocated: slot.replica.allocated().0,
             share: nqn.is_some().then_some(Protocol::Nvmf),
-            uri: nqn.map_or_else(|| format!("bdev:///{uuid}"), |nqn| self.exports.uri(&nqn)),
+            uri: nqn.map_or_else(|| format!("bdev:///{uuid}"), |nqn| self.exports.peer_uri(&nqn)),
             state,
             reason,
         })

@@ -278,6 +278,7 @@ impl Caller<'_> {
             unmap: unmap == Clear::Deallocate || unmap == Clear::WriteZeroes && namespace.dlfeat & 8 != 0,
             write_zeroes: zeroes.is_some(),
             volatile_cache: controller.vwc & 1 != 0,
+            ends_with_process: false,
         };
         Ok(Limits {
             nsid,

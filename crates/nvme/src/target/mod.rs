@@ -50,9 +50,12 @@ pub struct TargetOptions {
     pub firmware: String,
     /// A name of its own for the discovery subsystem, beside the well-known one.
     pub discovery_nqn: Option<Nqn>,
-    /// Tells this run of the target from every other: random, not zero. Our initiator notices by it that a target was
-    /// restarted, and that writes which were not flushed may be gone.
+    /// Tells this run of the process from every other: random, not zero. Our initiator notices by it that the contents of
+    /// a namespace in memory are gone.
     pub instance: [u8; 16],
+    /// Tells this run of the machine from every other, not zero. Our initiator notices by it that writes which were not
+    /// flushed may be gone; a process that is killed loses none on namespaces on disks.
+    pub boot_id: [u8; 16],
 }
 
 /// A namespace to be served, as namespace 1 of a subsystem of its own.

@@ -102,7 +102,11 @@ impl Page<'_> {
         let mut page = IdentifyController::zeroed();
         pad_with_spaces(&mut page.firmware, &self.options.firmware);
         pad_with_spaces(&mut page.model, MODEL);
-        page.vendor[..16].copy_from_slice(&self.options.instance);
+        let run = match self.subsystem {
+            Some(subsystem) if !subsystem.geometry.features.ends_with_process => &self.options.boot_id,
+            _ => &self.options.instance,
+        };
+        page.vendor[..16].copy_from_slice(run);
         page.cmic = 1 << 1;
         page.mdts = MDTS;
         page.controller_id = self.controller.id.into();

@@ -65,7 +65,13 @@ pub struct World {
 impl World {
     pub fn new() -> World {
         let advertised = "10.1.2.3:8420".parse().expect("an address");
-        let options = TargetOptions { advertised, firmware: "0.1".into(), discovery_nqn: None, instance: [1; 16] };
+        let options = TargetOptions {
+            advertised,
+            firmware: "0.1".into(),
+            discovery_nqn: None,
+            instance: [1; 16],
+            boot_id: [2; 16],
+        };
         World {
             target: Target::new(options),
             disks: BTreeMap::new(),

@@ -9,7 +9,7 @@ use super::*;
 type Log = Rc<RefCell<Vec<(u32, Outcome)>>>;
 
 fn limits() -> Limits {
-    let features = Features { unmap: true, write_zeroes: true, volatile_cache: true };
+    let features = Features { unmap: true, write_zeroes: true, volatile_cache: true, ..Features::default() };
     Limits {
         nsid: 1,
         geometry: Geometry { block_size: BlockSize::B512, blocks: Blocks(1 << 20), features },
