@@ -12,10 +12,12 @@
 
 mod bdevs;
 mod changes;
+mod children;
 mod counted;
 mod exports;
 mod ledgers;
 mod locks;
+mod nexus_view;
 mod nexuses;
 mod pools;
 mod registry;

@@ -10,12 +10,8 @@ use uuid::Uuid;
 
 use super::registry::{Bdev, Lease, Origin};
 use super::{Node, Result};
-use crate::config::{NexusConfig, Share, parse_size};
-use crate::model::{
-    ChildInfo, ChildState, CreateNexus, Error, ErrorKind, Health, LedgerInfo, NexusInfo, Protocol, RebuildInfo,
-    RebuildState,
-};
-use crate::uri::{Device, DeviceUri};
+use crate::model::{CreateNexus, Error, ErrorKind, Health, LedgerInfo, NexusInfo, Protocol};
+use crate::uri::DeviceUri;
 use crate::volume::{self, ChildSpec, NexusError, NexusSpec};
 
 use super::bdevs::supported;
@@ -215,7 +211,7 @@ impl Node {
         Ok(Opened { nexus, leases, absent })
     }
 
-    async fn lease_child(&self, uuid: Uuid, child: &str) -> Result<Lease> {
+    pub(super) async fn lease_child(&self, uuid: Uuid, child: &str) -> Result<Lease> {
         let uri = DeviceUri::parse(child)?;
         let host_nqn = format!("{}nexus-{uuid}", super::NQN_PREFIX);
         self.lease(&uri, &format!("nexus {uuid}"), &host_nqn).await
@@ -273,254 +269,6 @@ impl Node {
         self.nexus_info(uuid)
     }
 
-    /// Adds a child and, unless `norebuild`, starts its rebuild. A child that has failed is taken back in the same way;
-    /// OK when it is a child in good order.
-    pub async fn add_child(&self, uuid: String, uri: String, norebuild: bool) -> Result<NexusInfo> {
-        self.running()?;
-        let uuid = parse_uuid(&uuid)?;
-        DeviceUri::parse(&uri).map_err(|e| e.context(format!("nexus {uuid}")))?;
-        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
-        let nexus = self.open_nexus_of(uuid)?;
-        let state = nexus.info().children.iter().find(|c| c.uri == uri).map(|c| c.state);
-        match state {
-            Some(volume::ChildState::Faulted) => {
-                self.reopen_child(uuid, &nexus, &uri).await?;
-                self.persist().await?;
-                return self.nexus_info(uuid);
-            }
-            Some(_) => {
-                self.settle().await?;
-                return self.nexus_info(uuid);
-            }
-            None => {}
-        }
-        if nexus.info().children.len() >= limits::NEXUS_MEMBERS {
-            let limit = limits::NEXUS_MEMBERS;
-            return Err(Error::exhausted(format!("nexus {uuid} has {limit} children, more are not possible")));
-        }
-        let lease = self.lease_child(uuid, &uri).await;
-        let lease = lease.map_err(|e| missing_child(uuid, e))?;
-        let child = ChildSpec { uri: uri.clone(), disk: Ok(lease.disk.clone()) };
-        nexus.add_child(child, !norebuild, false).await.map_err(|e| nexus_error(&e))?;
-        let before = self.update(uuid, |slot| {
-            slot.children.push(uri.clone());
-            slot.hold(uri, lease)
-        });
-        drop(before);
-        self.persist().await?;
-        self.nexus_info(uuid)
-    }
-
-    /// Opens a child's device anew and brings it back into the nexus.
-    async fn reopen_child(&self, uuid: Uuid, nexus: &Rc<volume::Nexus>, uri: &str) -> Result<()> {
-        let remote = matches!(DeviceUri::parse(uri)?.device, Device::Nvmf { .. });
-        let lease = if remote {
-            // The device may have failed for good.
-            drop(self.update(uuid, |slot| slot.release(uri)));
-            None
-        } else {
-            self.update(uuid, |slot| slot.held(uri)).flatten()
-        };
-        match lease {
-            Some(disk) => nexus.online_child(uri, Some(disk)).await.map_err(|e| nexus_error(&e))?,
-            None => {
-                let lease = self.lease_child(uuid, uri).await.map_err(|e| missing_child(uuid, e))?;
-                return self.bring_back(uuid, nexus, uri, lease).await;
-            }
-        }
-        self.update(uuid, |slot| slot.offline.remove(uri));
-        self.changes.bump();
-        Ok(())
-    }
-
-    /// Gives the nexus a child's device that was opened anew.
-    async fn bring_back(&self, uuid: Uuid, nexus: &Rc<volume::Nexus>, uri: &str, lease: Lease) -> Result<()> {
-        let disk = lease.disk.clone();
-        nexus.online_child(uri, Some(disk)).await.map_err(|e| nexus_error(&e))?;
-        let before = self.update(uuid, |slot| {
-            slot.absent.remove(uri);
-            slot.offline.remove(uri);
-            slot.hold(uri.into(), lease)
-        });
-        drop(before);
-        self.changes.bump();
-        Ok(())
-    }
-
-    /// Removes a child; OK when it is none; refused for the last good copy.
-    pub async fn remove_child(&self, uuid: String, uri: String) -> Result<NexusInfo> {
-        self.running()?;
-        let uuid = parse_uuid(&uuid)?;
-        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
-        let nexus = self.open_nexus_of(uuid)?;
-        let children = nexus.info().children;
-        if children.len() == 1 {
-            return Err(Error::invalid(format!("nexus {uuid}: its last child cannot be removed")));
-        }
-        if !children.iter().any(|c| c.uri == uri) {
-            self.settle().await?;
-            return self.nexus_info(uuid);
-        }
-        nexus.remove_child(&uri).await.map_err(|e| nexus_error(&e))?;
-        let lease = self.update(uuid, |slot| {
-            slot.children.retain(|c| *c != uri);
-            slot.absent.remove(&uri);
-            slot.offline.remove(&uri);
-            slot.release(&uri)
-        });
-        drop(lease);
-        self.persist().await?;
-        self.nexus_info(uuid)
-    }
-
-    /// Takes a child out of use until it is onlined; refused for the last good copy. OK when it is offline already.
-    pub async fn offline_child(&self, uuid: String, uri: String) -> Result<NexusInfo> {
-        self.running()?;
-        let uuid = parse_uuid(&uuid)?;
-        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
-        let nexus = self.open_nexus_of(uuid)?;
-        match child_state(&nexus, &uri)? {
-            // It is not in use as it is; what changes is that it is not looked for any more.
-            volume::ChildState::Offline | volume::ChildState::Faulted => {}
-            _ => nexus.offline_child(&uri).await.map_err(|e| nexus_error(&e))?,
-        }
-        // Its device stays claimed: what it holds is still a part of this nexus.
-        self.update(uuid, |slot| {
-            slot.offline.insert(uri.clone());
-            slot.absent.remove(&uri);
-        });
-        self.persist().await?;
-        self.nexus_info(uuid)
-    }
-
-    /// Takes a child back into use and starts its rebuild.
-    pub async fn online_child(&self, uuid: String, uri: String) -> Result<NexusInfo> {
-        self.running()?;
-        let uuid = parse_uuid(&uuid)?;
-        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
-        let nexus = self.open_nexus_of(uuid)?;
-        let state = child_state(&nexus, &uri)?;
-        let offline = self.nexuses.borrow().get(&uuid).is_some_and(|slot| slot.offline.contains(&uri));
-        if !offline && !matches!(state, volume::ChildState::Offline | volume::ChildState::Faulted) {
-            return Err(Error::invalid(format!("nexus {uuid}: child {uri} is not offline")));
-        }
-        self.reopen_child(uuid, &nexus, &uri).await?;
-        self.persist().await?;
-        self.nexus_info(uuid)
-    }
-
-    /// Treats a child as failed; refused for the last good copy.
-    pub async fn fault_child(&self, uuid: String, uri: String) -> Result<NexusInfo> {
-        self.running()?;
-        let uuid = parse_uuid(&uuid)?;
-        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
-        let nexus = self.open_nexus_of(uuid)?;
-        child_state(&nexus, &uri)?;
-        nexus.fault_child(&uri).await.map_err(|e| nexus_error(&e))?;
-        self.persist().await?;
-        self.nexus_info(uuid)
-    }
-
-    /// Starts the rebuild of a child that is out of sync.
-    pub async fn start_rebuild(&self, uuid: String, uri: String) -> Result<()> {
-        self.rebuild_call(&uuid, &uri, |nexus, uri| nexus.start_rebuild(uri))
-    }
-    /// Stops the rebuild of a child; OK when there is none.
-    pub async fn stop_rebuild(&self, uuid: String, uri: String) -> Result<()> {
-        self.rebuild_call(&uuid, &uri, |nexus, uri| match nexus.stop_rebuild(uri) {
-            Err(NexusError::NoRebuild { .. }) => Ok(()),
-            other => other,
-        })
-    }
-    /// Holds the rebuild of a child.
-    pub async fn pause_rebuild(&self, uuid: String, uri: String) -> Result<()> {
-        self.rebuild_call(&uuid, &uri, |nexus, uri| nexus.pause_rebuild(uri))
-    }
-    /// Lets the held rebuild of a child go on.
-    pub async fn resume_rebuild(&self, uuid: String, uri: String) -> Result<()> {
-        self.rebuild_call(&uuid, &uri, |nexus, uri| nexus.resume_rebuild(uri))
-    }
-
-    fn rebuild_call(
-        &self,
-        uuid: &str,
-        uri: &str,
-        call: impl FnOnce(&volume::Nexus, &str) -> std::result::Result<(), NexusError>,
-    ) -> Result<()> {
-        self.running()?;
-        let nexus = self.open_nexus_of(parse_uuid(uuid)?)?;
-        child_state(&nexus, uri)?;
-        // v0.3.0 has one code for all that a rebuild can refuse.
-        call(&nexus, uri).map_err(|e| nexus_error(&e).with_kind(ErrorKind::Internal))?;
-        self.changes.bump();
-        Ok(())
-    }
-
-    /// The rebuild of a child. NotFound names what is missing; no rebuild at present is Internal, as in v0.3.0.
-    pub fn rebuild(&self, uuid: &str, uri: &str) -> Result<RebuildInfo> {
-        let nexus = self.open_nexus_of(parse_uuid(uuid)?)?;
-        child_state(&nexus, uri)?;
-        let info = nexus.rebuild_info(uri).map_err(|e| nexus_error(&e).with_kind(ErrorKind::Internal))?;
-        Ok(rebuild_info(info))
-    }
-
-    /// All nexuses, by uuid.
-    pub fn nexuses(&self) -> Vec<NexusInfo> {
-        let uuids: Vec<Uuid> = self.nexuses.borrow().keys().copied().collect();
-        uuids.into_iter().filter_map(|uuid| self.nexus_info(uuid).ok()).collect()
-    }
-
-    pub(crate) fn nexus_info(&self, uuid: Uuid) -> Result<NexusInfo> {
-        let slots = self.nexuses.borrow();
-        let slot = slots.get(&uuid).ok_or_else(|| no_nexus(uuid))?;
-        let nqn = self.registry.find(&device_name(uuid)).and_then(|(_, b)| b.share);
-        let device_uri = nqn.map(|nqn| self.exports.host_uri(&nqn)).unwrap_or_default();
-        Ok(match &slot.state {
-            NexusState::Open { nexus, .. } => {
-                let info = nexus.info();
-                NexusInfo {
-                    uuid: uuid.to_string(),
-                    size: slot.size,
-                    block_size: info.block_size.bytes(),
-                    state: match info.state {
-                        volume::NexusState::Online => Health::Online,
-                        volume::NexusState::Degraded => Health::Degraded,
-                        volume::NexusState::Faulted => Health::Faulted,
-                    },
-                    reason: info.reason,
-                    children: info.children.into_iter().map(|c| child_info(c, &slot.offline)).collect(),
-                    device_uri,
-                    ledger: LedgerInfo { generation: info.generation.0, in_sync: info.in_sync },
-                    managed: slot.managed,
-                }
-            }
-            NexusState::Lost { reason } => {
-                let ledger = self.ledgers.borrow().get(&uuid).cloned();
-                let child = |uri: &String| ChildInfo {
-                    uri: uri.clone(),
-                    state: if slot.offline.contains(uri) { ChildState::Offline } else { ChildState::Faulted },
-                    reason: "the nexus is not open".into(),
-                    rebuild: None,
-                    errors: 0,
-                };
-                NexusInfo {
-                    uuid: uuid.to_string(),
-                    size: slot.size,
-                    block_size: 0,
-                    state: Health::Faulted,
-                    reason: reason.clone(),
-                    children: slot.children.iter().map(child).collect(),
-                    device_uri,
-                    ledger: ledger.map_or_else(LedgerInfo::default, |l| LedgerInfo {
-                        generation: l.generation.0,
-                        in_sync: l.in_sync,
-                    }),
-                    managed: slot.managed,
-                }
-            }
-        })
-    }
-
     /// The nexus, when it is open; else NotFound, or Unavailable with the reason.
     pub(crate) fn open_nexus_of(&self, uuid: Uuid) -> Result<Rc<volume::Nexus>> {
         match self.nexuses.borrow().get(&uuid).map(|slot| &slot.state) {
@@ -530,44 +278,8 @@ impl Node {
         }
     }
 
-    fn update<T>(&self, uuid: Uuid, change: impl FnOnce(&mut NexusSlot) -> T) -> Option<T> {
+    pub(super) fn update<T>(&self, uuid: Uuid, change: impl FnOnce(&mut NexusSlot) -> T) -> Option<T> {
         self.nexuses.borrow_mut().get_mut(&uuid).map(change)
-    }
-
-    /// The nexuses for the configuration file.
-    pub(crate) fn nexuses_config(&self) -> Vec<NexusConfig> {
-        let config = |(uuid, slot): (&Uuid, &NexusSlot)| NexusConfig {
-            name: device_name(*uuid),
-            uuid: uuid.to_string(),
-            size: slot.size.to_string(),
-            children: slot.children.clone(),
-            share: slot.published.then_some(Share::Nvmf),
-            managed: slot.managed,
-            offline: slot.offline.iter().cloned().collect(),
-        };
-        self.nexuses.borrow().iter().map(config).collect()
-    }
-
-    /// Puts the nexuses of the configuration file into the table, not open yet.
-    pub(crate) fn expect_nexuses(&self, nexuses: Vec<NexusConfig>) -> Result<()> {
-        for config in nexuses {
-            let uuid = match config.uuid.as_str() {
-                "" => parse_uuid(config.name.trim_start_matches("nexus-"))?,
-                text => parse_uuid(text)?,
-            };
-            let size = parse_size(&config.size).ok_or_else(|| Error::invalid(format!("nexus {uuid}: no size")))?;
-            let slot = NexusSlot {
-                size,
-                children: config.children,
-                managed: config.managed,
-                published: config.share == Some(Share::Nvmf),
-                offline: config.offline.into_iter().collect(),
-                absent: BTreeSet::new(),
-                state: NexusState::Lost { reason: "not opened yet".into() },
-            };
-            self.nexuses.borrow_mut().insert(uuid, slot);
-        }
-        Ok(())
     }
 
     /// Tries to open the nexuses that are not, to publish those that should be, and to take in absent children.
@@ -668,30 +380,24 @@ impl Node {
 }
 
 impl NexusSlot {
-    fn hold(&mut self, uri: String, lease: Lease) -> Option<Lease> {
+    pub(super) fn hold(&mut self, uri: String, lease: Lease) -> Option<Lease> {
         match &mut self.state {
             NexusState::Open { leases, .. } => leases.insert(uri, lease),
             NexusState::Lost { .. } => Some(lease),
         }
     }
-    fn held(&self, uri: &str) -> Option<DiskRef> {
+    pub(super) fn held(&self, uri: &str) -> Option<DiskRef> {
         match &self.state {
             NexusState::Open { leases, .. } => leases.get(uri).map(|lease| lease.disk.clone()),
             NexusState::Lost { .. } => None,
         }
     }
-    fn release(&mut self, uri: &str) -> Option<Lease> {
+    pub(super) fn release(&mut self, uri: &str) -> Option<Lease> {
         match &mut self.state {
             NexusState::Open { leases, .. } => leases.remove(uri),
             NexusState::Lost { .. } => None,
         }
     }
-}
-
-/// NotFound is for the nexus itself.
-fn missing_child(uuid: Uuid, error: Error) -> Error {
-    let error = error.context(format!("nexus {uuid}"));
-    if error.kind == ErrorKind::NotFound { error.with_kind(ErrorKind::InvalidArgument) } else { error }
 }
 
 /// The device name of a nexus, and the last part of its NQN.
@@ -703,7 +409,7 @@ pub(crate) fn parse_uuid(text: &str) -> Result<Uuid> {
     Uuid::parse_str(text).map_err(|_| Error::invalid(format!("nexus '{}': not a uuid", text.escape_default())))
 }
 
-fn no_nexus(uuid: Uuid) -> Error {
+pub(super) fn no_nexus(uuid: Uuid) -> Error {
     Error::not_found(format!("nexus {uuid} not found"))
 }
 
@@ -725,52 +431,8 @@ fn check_children(children: &[String]) -> Result<()> {
     Ok(())
 }
 
-fn child_state(nexus: &volume::Nexus, uri: &str) -> Result<volume::ChildState> {
-    let info = nexus.info();
-    let child = info.children.iter().find(|c| c.uri == uri);
-    let missing = || Error::not_found(format!("nexus {}: child {uri} not found", info.uuid));
-    child.map(|c| c.state).ok_or_else(missing)
-}
-
-fn child_info(child: volume::ChildInfo, offline: &BTreeSet<String>) -> ChildInfo {
-    let state = match child.state {
-        // After a restart the mirror only knows that the child was not given.
-        volume::ChildState::Faulted if offline.contains(&child.uri) => ChildState::Offline,
-        volume::ChildState::Online => ChildState::Online,
-        volume::ChildState::OutOfSync => ChildState::OutOfSync,
-        volume::ChildState::Rebuilding => ChildState::Rebuilding,
-        volume::ChildState::Offline => ChildState::Offline,
-        volume::ChildState::Faulted => ChildState::Faulted,
-    };
-    ChildInfo {
-        uri: child.uri,
-        state,
-        reason: child.reason,
-        rebuild: child.rebuild.map(rebuild_info),
-        errors: child.errors,
-    }
-}
-
-fn rebuild_info(info: volume::RebuildInfo) -> RebuildInfo {
-    RebuildInfo {
-        state: match info.state {
-            nexus::RebuildState::Init => RebuildState::Init,
-            nexus::RebuildState::Running => RebuildState::Running,
-            nexus::RebuildState::Paused => RebuildState::Paused,
-            nexus::RebuildState::Stopped => RebuildState::Stopped,
-            nexus::RebuildState::Failed => RebuildState::Failed,
-            nexus::RebuildState::Completed => RebuildState::Completed,
-        },
-        bytes_done: info.bytes_done.0,
-        bytes_total: info.bytes_total.0,
-        bytes_per_second: info.bytes_per_second,
-        eta_ms: info.eta.map(|eta| u64::try_from(eta.as_millis()).unwrap_or(u64::MAX)),
-        source: info.source,
-    }
-}
-
 /// The API's kind for what a nexus says.
-fn nexus_error(error: &NexusError) -> Error {
+pub(super) fn nexus_error(error: &NexusError) -> Error {
     let kind = match error {
         NexusError::ChildNotFound { .. } => ErrorKind::NotFound,
         NexusError::ChildExists { .. } => ErrorKind::AlreadyExists,

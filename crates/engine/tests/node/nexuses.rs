@@ -217,6 +217,7 @@ fn a_nexus_over_nodes_opens_with_what_it_has_and_takes_in_the_rest() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table of cases")]
 fn wrong_calls_to_a_nexus_change_nothing() {
     let world = world();
     with_node(&world, |node, host| async move {
