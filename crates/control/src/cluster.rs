@@ -236,7 +236,8 @@ async fn announce(inner: &Arc<Inner>, id: &str, news: Vec<News>) {
         };
         let known = {
             let cache = inner.state.read();
-            let volume = cache.desired.volumes.get(&volume);
+            // A former target that comes back has nothing to say about the volume any more.
+            let volume = cache.desired.volumes.get(&volume).filter(|v| v.target.as_deref() == Some(id));
             volume.map(|v| (v.name.clone(), v.copies.get(&replica).map_or_else(String::new, |r| r.pool.node.clone())))
         };
         let Some((name, node)) = known else { continue };

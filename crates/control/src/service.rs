@@ -401,7 +401,10 @@ impl v1::control_server::Control for Service {
                     return;
                 }
             }
-            while follow {
+            if !follow {
+                return;
+            }
+            loop {
                 let event = tokio::select! {
                     _ = stopped.changed() => return,
                     () = send.closed() => return,

@@ -89,12 +89,10 @@ async fn scenes(story: &mut Story, cluster: &mut Cluster, size: u64) -> Result<v
 
     let step = Instant::now();
     let request = v1::CreateVolumeRequest { name: VOLUME.into(), size, replicas: 3, ..Default::default() };
-    let volume = client.create_volume(request).await.map_err(said("the volume was not created"))?.into_inner();
+    client.create_volume(request).await.map_err(said("the volume was not created"))?;
     let publish = v1::PublishVolumeRequest { name: VOLUME.into(), node: String::new() };
     client.publish_volume(publish).await.map_err(said("the volume was not published"))?;
-    let volume = if is_whole(&volume) { volume } else { wait(cluster, story, |v| is_whole(v)).await? };
     let published = wait(cluster, story, |v| !v.device_uri.is_empty() && is_whole(v)).await?;
-    drop(volume);
     let (uri, target) = (published.device_uri.clone(), published.target_node.clone());
     let nodes: Vec<&str> = published.replicas.iter().map(|r| r.node.as_str()).collect();
     story.say(format!("volume {VOLUME}: {} with copies on {}, served at {uri}", show(size), nodes.join(", ")))?;

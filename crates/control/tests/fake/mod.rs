@@ -86,7 +86,7 @@ pub struct Everything {
 pub struct World {
     all: Arc<Mutex<Everything>>,
     pub control_address: SocketAddr,
-    control: Arc<Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>>,
+    control: Arc<Mutex<Option<Process>>>,
 }
 
 pub fn options() -> Options {
@@ -174,11 +174,11 @@ impl World {
                 }
             });
         });
-        *self.control.lock().unwrap() = Some((kill, thread));
+        *self.control.lock().unwrap() = Some(Process { kill, thread });
     }
 
     pub fn kill_control(&self) {
-        if let Some((kill, thread)) = self.control.lock().unwrap().take() {
+        if let Some(Process { kill, thread }) = self.control.lock().unwrap().take() {
             let _ = kill.send(());
             thread.join().unwrap();
         }
