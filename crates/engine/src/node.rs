@@ -111,6 +111,8 @@ pub struct Node {
     replicas: RefCell<BTreeMap<String, ReplicaSlot>>,
     nexuses: RefCell<BTreeMap<Uuid, NexusSlot>>,
     nexus_events: Queue<NexusEvent>,
+    /// Remote devices that do not answer any more: the host NQN under which they were opened, and their names.
+    lost_remotes: Queue<(String, String)>,
     ledgers: RefCell<BTreeMap<Uuid, StoredLedger>>,
     locks: Locks,
     changes: Changes,
@@ -151,6 +153,7 @@ impl Node {
             replicas: RefCell::default(),
             nexuses: RefCell::default(),
             nexus_events: Queue::default(),
+            lost_remotes: Queue::default(),
             ledgers: RefCell::default(),
             locks: Locks::default(),
             changes: Changes::default(),
@@ -208,7 +211,15 @@ impl Node {
                 node.changes.bump();
             }
         });
-        self.tasks.borrow_mut().extend([retry, progress, news]);
+        let (this, lost) = (self.this.clone(), self.lost_remotes.clone());
+        let losses = self.host.spawn(async move {
+            loop {
+                let (owner, name) = lost.next().await;
+                let Some(node) = this.upgrade() else { return };
+                node.device_lost(&owner, &name).await;
+            }
+        });
+        self.tasks.borrow_mut().extend([retry, progress, news, losses]);
     }
 
     /// Tries to bring back what is lost. Devices first, since pools may stand on them; pools before nexuses.

@@ -45,7 +45,7 @@ impl Cluster {
         }
         cluster.until("all nodes are online", Duration::from_secs(30), |c| {
             let nodes = c.command(&["node", "list"])?;
-            let online = nodes["nodes"].as_array().into_iter().flatten().filter(|n| n["state"] == "online").count();
+            let online = nodes.as_array().into_iter().flatten().filter(|n| n["state"] == "online").count();
             Ok(online == engines)
         })?;
         Ok(cluster)

@@ -114,16 +114,27 @@ fn discover_and_identify(w: &mut World) -> Result<()> {
     destroy(w, "seen")
 }
 
+/// Makes a file system and mounts it on /mnt, where fio sees it too.
+fn make_and_mount(w: &mut World, kind: &str, device: &str) -> Result<()> {
+    let force = if kind == "ext4" { "-F" } else { "-f" };
+    w.vm.run(
+        &format!(
+            "set -e
+             modprobe {kind}
+             mkfs.{kind} -q {force} {device}
+             mount -t {kind} -o discard {device} /mnt"
+        ),
+        LONG,
+    )?;
+    w.vm.run(&fio("--version"), LONG)?;
+    w.vm.run("mount --bind /mnt /full/fs/mnt && mountpoint -q /full/fs/mnt", SHORT).map(|_| ())
+}
+
 fn file_system(w: &mut World, kind: &str) -> Result<()> {
     let (nqn, port) = publish(w, "files", 384, 2, 0)?;
     let device = connect(w, &nqn, port, "")?;
-    let (force, check) = if kind == "ext4" { ("-F", "e2fsck -fn") } else { ("-f", "xfs_repair -n") };
-    w.vm.run(
-        &format!("modprobe {kind}; mkfs.{kind} -q {force} {device} && mount -t {kind} -o discard {device} /mnt"),
-        LONG,
-    )?;
-    w.vm.run(&format!("mkdir -p /full/fs; {}", fio("--version")), LONG)?;
-    w.vm.run("mount --bind /mnt /full/fs/mnt", SHORT)?;
+    let check = if kind == "ext4" { "e2fsck -fn" } else { "xfs_repair -n" };
+    make_and_mount(w, kind, &device)?;
     let job = "--name=files --directory=/mnt --rw=randrw --bssplit=4k/50:16k/30:128k/20 --size=24m --numjobs=2 \
                --iodepth=8 --direct=1 --fsync=64 --verify_backlog=64";
     w.vm.run(&fio(job), LONG)?;
@@ -148,7 +159,7 @@ fn trims_and_zeroes(w: &mut World) -> Result<()> {
     let (nqn, port) = publish(w, "raw", 128, 3, 1)?;
     let device = connect(w, &nqn, port, "")?;
     let job = format!(
-        "--name=raw --filename={device} --rw=randtrimwrite --bs=64k --size=64m --io_size=16m --iodepth=4 --direct=1 --verify=0; \
+        "--version >/dev/null && test -b {device} && chroot /full/fs /usr/bin/fio --minimal --ioengine=libaio --name=raw --filename={device} --rw=randtrimwrite --bs=64k --size=64m --io_size=16m --iodepth=4 --direct=1 --verify=0 && \
          chroot /full/fs /usr/bin/fio --minimal --name=raw2 --filename={device} --ioengine=libaio --rw=randwrite --bsrange=4k-128k --size=64m \
          --io_size=24m --iodepth=8 --direct=1 --verify=crc32c --verify_fatal=1"
     );
@@ -157,8 +168,8 @@ fn trims_and_zeroes(w: &mut World) -> Result<()> {
     // Trim, then zeroes, then both must read as zeroes.
     w.vm.run(
         &format!(
-            "dd if=/dev/urandom of={device} bs=1M count=16 oflag=direct 2>/dev/null
-             blkdiscard -o 0 -l 4194304 {device} && blkdiscard -z -o 8388608 -l 3145728 {device} || exit 1
+            "dd if=/dev/urandom of={device} bs=1M count=16 oflag=direct 2>/dev/null || exit 1
+             /usr/sbin/blkdiscard -o 0 -l 4194304 {device} && /usr/sbin/blkdiscard -z -o 8388608 -l 3145728 {device} || exit 1
              for part in '0 4' '8 3'; do
                set -- $part
                dd if={device} bs=1M skip=$1 count=$2 iflag=direct 2>/dev/null | tr -d '\\0' | head -c1 | grep -q . && exit 2
@@ -192,11 +203,7 @@ fn digests(w: &mut World) -> Result<()> {
 fn engine_restart(w: &mut World) -> Result<()> {
     let (nqn, port) = publish(w, "ride", 256, 2, 2)?;
     let device = connect(w, &nqn, port, "")?;
-    w.vm.run(
-        &format!("mkfs.ext4 -q -F {device} && mount {device} /mnt && mkdir -p /full/fs; {}", fio("--version")),
-        LONG,
-    )?;
-    w.vm.run("mount --bind /mnt /full/fs/mnt", SHORT)?;
+    make_and_mount(w, "ext4", &device)?;
     let job = "--name=ride --directory=/mnt --rw=randrw --bs=4k --size=24m --iodepth=8 --direct=1 --verify_backlog=32";
     w.vm.begin(1, &fio(job), LONG)?;
     for _ in 0..2 {
@@ -221,11 +228,7 @@ fn node_loss(w: &mut World) -> Result<()> {
     let victim = replicas.iter().filter_map(|r| r["node"].as_str()).find(|n| *n != "node-0").ok_or("no other node")?;
     let victim: usize = victim.trim_start_matches("node-").parse()?;
     let device = connect(w, &nqn, port, "")?;
-    w.vm.run(
-        &format!("mkfs.xfs -q -f {device} && mount {device} /mnt && mkdir -p /full/fs; {}", fio("--version")),
-        LONG,
-    )?;
-    w.vm.run("mount --bind /mnt /full/fs/mnt", SHORT)?;
+    make_and_mount(w, "xfs", &device)?;
     let job = "--name=heals --directory=/mnt --rw=randrw --bssplit=4k/70:64k/30 --size=32m --iodepth=8 --direct=1 --verify_backlog=32";
     w.vm.begin(1, &fio(job), LONG)?;
     std::thread::sleep(Duration::from_secs(4));

@@ -11,7 +11,7 @@ use super::{Node, Result};
 use crate::config::{BaseBdev, Share};
 use crate::malloc::Malloc;
 use crate::model::{BdevInfo, Error, ErrorKind, Protocol};
-use crate::remote::{self, RemoteError, RemoteSpec};
+use crate::remote::{self, RemoteError, RemoteSpec, RemoteState};
 use crate::uri::{Device, DeviceUri};
 
 /// A device that the configuration names and that could not be opened.
@@ -211,6 +211,13 @@ impl Node {
                 let options = self.remote_options();
                 let connected = remote::connect(&self.host, spec, options).await.map_err(|e| no_remote(uri, &e))?;
                 found = connected.uuid();
+                let (lost, owner, name) = (self.lost_remotes.clone(), host_nqn.to_owned(), uri.name());
+                connected.on_change(move |state| match state {
+                    RemoteState::Lost | RemoteState::Failed(_) | RemoteState::Fenced => {
+                        lost.push((owner.clone(), name.clone()));
+                    }
+                    RemoteState::Up | RemoteState::Reconnecting | RemoteState::Closed => {}
+                });
                 connected
             }
             Device::Bdev { name } => return Err(no_device(name)),

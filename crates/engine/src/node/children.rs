@@ -74,6 +74,19 @@ impl Node {
         Ok(())
     }
 
+    /// Takes a remote device that does not answer any more out of the nexus that has it as a child.
+    pub(super) async fn device_lost(&self, host_nqn: &str, name: &str) {
+        let uuid = host_nqn.rsplit_once("nexus-").and_then(|(_, uuid)| Uuid::parse_str(uuid).ok());
+        let Some(nexus) = uuid.and_then(|uuid| self.open_nexus_of(uuid).ok()) else { return };
+        for child in nexus.info().children {
+            if DeviceUri::parse(&child.uri).is_ok_and(|uri| uri.name() == name) {
+                // Refused for the last good copy: there requests wait, or fail with its fault.
+                let _ = nexus.child_lost(&child.uri).await;
+            }
+        }
+        self.changes.bump();
+    }
+
     /// Gives the nexus a child's device that was opened anew.
     pub(super) async fn bring_back(
         &self,

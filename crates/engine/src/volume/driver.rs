@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{Bytes, Geometry, Request, Ticket};
+use block::{Bytes, Fault, Geometry, Request, Ticket};
 use host::{Disk, DiskRef, Host};
 use nexus::ledger::uri_tag;
 use nexus::machine::{Denied, MemberView, Nexus as Machine, Outbox, Phase};
@@ -130,6 +130,12 @@ impl Nexus {
     /// Treats a child as failed.
     pub async fn fault_child(&self, uri: &str) -> Result<(), NexusError> {
         self.take_out(uri, Reason::Faulted).await
+    }
+
+    /// Takes out a child whose device is known to be gone, also when no request has met that yet: an idle volume is to be
+    /// repaired like a busy one. Refused for the last good copy.
+    pub async fn child_lost(&self, uri: &str) -> Result<(), NexusError> {
+        self.take_out(uri, Reason::Failed(Fault::Gone)).await
     }
 
     async fn take_out(&self, uri: &str, reason: Reason) -> Result<(), NexusError> {

@@ -216,6 +216,29 @@ fn a_nexus_over_nodes_opens_with_what_it_has_and_takes_in_the_rest() {
     });
 }
 
+/// Nobody reads or writes the volume when the node with one of its copies goes: that is noticed all the same, so that the
+/// copy can be replaced before it is missed.
+#[test]
+fn an_idle_nexus_notices_that_a_child_is_gone() {
+    let world = world();
+    let (uri, node) = with_two(&world, |node, far, _| async move {
+        node.create_pool(pool("p1", &["/dev/a"])).await.unwrap();
+        node.create_replica(replica("r1", "p1", 32)).await.unwrap();
+        far.create_pool(pool("p2", &["/dev/b"])).await.unwrap();
+        let uri = far.create_replica(shared(replica("r2", "p2", 32))).await.unwrap().uri;
+        node.create_nexus(nexus(UUID, SIZE, &["bdev:///r1", &uri])).await.unwrap();
+        (uri, node)
+    });
+    world.kill("far");
+    let host = world.host();
+    world.run(async move {
+        host.sleep(Duration::from_secs(15)).await;
+        let seen = node.nexuses().remove(0);
+        assert_eq!(seen.state, Health::Degraded, "{seen:#?}");
+        assert_eq!(seen.child(&uri).expect("a child").state, ChildState::Faulted);
+    });
+}
+
 #[test]
 #[allow(clippy::too_many_lines, reason = "a table of cases")]
 fn wrong_calls_to_a_nexus_change_nothing() {
