@@ -19,8 +19,12 @@ const RECORD: usize = 32;
 const MAX_MEMBERS: usize = 64;
 const MAX_DOUBTS: usize = 64;
 const SEQUENCE_BITS: u32 = 20;
+const SALT_BITS: u32 = 12;
 
-/// The order of ledgers: the generation of the nexus that wrote it, then a sequence.
+/// The order of ledgers: the generation of the nexus that wrote it (32 bits), its salt (12), a sequence (20).
+///
+/// The salt is random, so that two nexuses that took the same generation, the first having died before anybody heard of
+/// it, do not use one version for two ledgers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Version(u64);
 
@@ -35,13 +39,14 @@ impl Version {
     }
     /// The generation.
     pub fn generation(self) -> u64 {
-        self.0 >> SEQUENCE_BITS
+        self.0 >> (SALT_BITS + SEQUENCE_BITS)
     }
-    /// The first version of the generation after this one.
-    pub fn next_generation(self) -> Version {
-        Version((self.generation() + 1) << SEQUENCE_BITS)
+    /// The first version of the generation after this one, with 12 bits of `salt`.
+    pub fn next_generation(self, salt: u64) -> Version {
+        let salt = salt & ((1 << SALT_BITS) - 1);
+        Version((self.generation() + 1) << (SALT_BITS + SEQUENCE_BITS) | salt << SEQUENCE_BITS)
     }
-    /// The version after this one. A sequence that is used up runs into the next generation, which is higher still.
+    /// The version after this one. A sequence that is used up runs into the salt, which is higher still.
     pub fn next(self) -> Version {
         Version(self.0 + 1)
     }
@@ -88,7 +93,9 @@ pub struct Ledger {
     pub region: Bytes,
     /// The members.
     pub entries: Vec<Entry>,
-    /// The set in force before this ledger, and sets recorded since that may have come into force.
+    /// The version that was in force when this ledger was issued; 0 when none ever was.
+    pub parent: Version,
+    /// The set in force before this ledger (first), and sets recorded since that may have come into force.
     pub doubts: Vec<Set>,
 }
 
@@ -122,6 +129,7 @@ impl Ledger {
         b[32..40].copy_from_slice(&self.version.0.to_le_bytes());
         b[40..48].copy_from_slice(&self.size.0.to_le_bytes());
         b[48..56].copy_from_slice(&self.region.0.to_le_bytes());
+        b[64..72].copy_from_slice(&self.parent.0.to_le_bytes());
         b[56..60].copy_from_slice(&(self.entries.len() as u32).to_le_bytes());
         b[60..64].copy_from_slice(&(self.doubts.len() as u32).to_le_bytes());
         for (entry, to) in self.entries.iter().zip(b[HEAD..].chunks_exact_mut(RECORD)) {
@@ -177,6 +185,7 @@ impl Ledger {
             version: Version(u64_at(32)),
             size: Bytes(u64_at(40)),
             region: Bytes(u64_at(48)),
+            parent: Version(u64_at(64)),
             doubts: (0..doubts).map(set).collect(),
             entries,
         })
@@ -200,7 +209,7 @@ mod tests {
                 entries.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1).map(|(_, e)| e.member).collect()
             }).collect();
             Ledger { volume: Uuid::from_u128(9), version: Version(n.into()), size: Bytes(n.into()),
-                     region: Bytes(4 << 20), entries, doubts }
+                     region: Bytes(4 << 20), parent: Version(u64::from(n) / 2), entries, doubts }
         }
     }
 
@@ -221,8 +230,8 @@ mod tests {
 
     #[test]
     fn versions_grow() {
-        let v = Version::default().next_generation();
-        assert!(v.next() > v && v.next().next_generation() > v.next());
+        let v = Version::default().next_generation(7);
+        assert!(v.next() > v && v.next().next_generation(0) > v.next());
         assert_eq!(v.next().to_string(), "1.1");
         assert_eq!(Version::from_number(v.number()), v);
     }

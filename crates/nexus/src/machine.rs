@@ -145,6 +145,10 @@ pub struct Opening {
     pub bases: Vec<Set>,
     /// The highest ledger version seen.
     pub highest: Version,
+    /// The version in force, on which this nexus builds; 0 for a new volume.
+    pub parent: Version,
+    /// A random number: makes this nexus's ledger versions its own.
+    pub salt: u64,
     /// What the store has.
     pub stored: Option<Version>,
 }
@@ -219,7 +223,12 @@ impl Nexus {
             backlog: VecDeque::new(),
             locks: Ranges::default(),
             ready: VecDeque::new(),
-            record: Record::new(opening.highest.next_generation(), opening.bases, opening.stored),
+            record: Record::new(
+                opening.highest.next_generation(opening.salt),
+                opening.parent,
+                opening.bases,
+                opening.stored,
+            ),
             dirty: opening.maps.dirty,
             durable: Bitmap::zeroes(regions),
             touched: Bitmap::zeroes(regions),

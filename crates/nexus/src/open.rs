@@ -21,8 +21,10 @@ pub enum Decision {
     Fresh,
     /// The volume may be served.
     Serve {
-        /// The ledger to go on from.
+        /// The ledger to go on from. When it never came into force itself, `version` is that of the one before.
         ledger: Box<Ledger>,
+        /// The version that is, or may be, in force.
+        version: Version,
         /// The reachable members that are in sync.
         in_sync: Set,
         /// The sets against which the first record must come into force.
@@ -63,6 +65,13 @@ pub enum Refusal {
     Conflict(Version),
 }
 
+/// What a ledger that never came into force still tells: what was in force when it was issued.
+struct Before<'a> {
+    told_by: &'a Ledger,
+    version: Version,
+    set: Set,
+}
+
 /// Decides. `store` is the version that the store has; `None` when it has never heard of the volume.
 pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refusal> {
     let mut ledgers: Vec<&Ledger> = Vec::new();
@@ -75,49 +84,71 @@ pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refus
     let Some(highest) = ledgers.first().map(|l| l.version) else {
         return store.map_or(Ok(Decision::Fresh), |v| Err(Refusal::NoLedger(v)));
     };
-    if let Some(store) = store.filter(|&s| s > highest) {
-        return Err(Refusal::Stale { store, found: highest });
+    // From the newest on: one that can be in force is the one; those above it never were, but their sets still count.
+    let mut before: Option<Before> = None;
+    let mut bases: Vec<Set> = Vec::new();
+    let mut chosen: Option<&Ledger> = None;
+    for ledger in ledgers {
+        if chosen.is_some_and(|c| c.version == ledger.version) {
+            return Err(Refusal::Conflict(ledger.version));
+        }
+        if chosen.is_some() || before.as_ref().is_some_and(|b| ledger.version <= b.version) {
+            break;
+        }
+        // When the store has this very ledger it is in force, and the sets before it no longer matter.
+        if store != Some(ledger.version) {
+            bases.extend(ledger.doubts.iter().cloned());
+        }
+        if !is_refuted(ledger, found, store) {
+            chosen = Some(ledger);
+        } else if before.as_ref().is_none_or(|b| b.version < ledger.parent) {
+            let set = ledger.doubts.first().cloned().unwrap_or_default();
+            before = Some(Before { told_by: ledger, version: ledger.parent, set });
+        }
     }
-    let candidates: Vec<&Ledger> = ledgers.into_iter().filter(|l| !is_refuted(l, found, store)).collect();
-    let Some(&ledger) = candidates.first() else {
-        // Every ledger that was found never came into force, so nothing was ever served under one.
-        return store.map_or(Ok(Decision::Fresh), |v| Err(Refusal::NoLedger(v)));
+    let (ledger, version, set) = match (chosen, before) {
+        (Some(ledger), _) => (ledger, ledger.version, ledger.in_sync()),
+        // No ledger ever came into force, so nothing was ever served.
+        (None, Some(b)) if b.version == Version::default() => {
+            return store.map_or(Ok(Decision::Fresh), |v| Err(Refusal::NoLedger(v)));
+        }
+        (None, Some(b)) => (b.told_by, b.version, b.set),
+        (None, None) => unreachable!("the newest ledger was either chosen or not"),
     };
-    if candidates.get(1).is_some_and(|second| second.version == ledger.version) {
-        return Err(Refusal::Conflict(ledger.version));
+    if let Some(store) = store.filter(|&s| s > version) {
+        return Err(Refusal::Stale { store, found: version });
     }
-    let set = ledger.in_sync();
-    let here: Set = found.iter().filter(|f| f.ledger.is_some()).map(|f| f.member).filter(|m| set.contains(m)).collect();
-    let few = |why| Refusal::TooFew { version: ledger.version, wanted: set.len(), found: here.len(), why };
+    let seen: Set = found.iter().filter(|f| f.ledger.is_some()).map(|f| f.member).collect();
+    let here: Set = seen.intersection(&set).copied().collect();
+    let few = |why| Refusal::TooFew { version, wanted: set.len(), found: here.len(), why };
     if here.is_empty() {
         return Err(few(""));
     }
-    // When the store has this very ledger it is in force, and the sets before it no longer matter.
-    let bases: Vec<Set> = match store {
-        Some(store) if store == ledger.version => vec![set.clone()],
-        _ => std::iter::once(set.clone()).chain(ledger.doubts.iter().cloned()).collect(),
-    };
     if store.is_none() && here != set {
         return Err(few("; the store does not know the volume, so all of them are needed"));
     }
-    if bases.iter().any(|base| 2 * here.intersection(base).count() < base.len()) {
+    // What the store has is in force, and whoever recorded it knew all that was in force before.
+    bases.retain(|base| *base != set && store != Some(version));
+    bases.insert(0, set.clone());
+    if bases.iter().any(|base| 2 * seen.intersection(base).count() < base.len()) {
         return Err(few("; more than half of a set may have gone on without them"));
     }
-    Ok(Decision::Serve { ledger: Box::new(ledger.clone()), in_sync: here, bases, highest })
+    Ok(Decision::Serve { ledger: Box::new(ledger.clone()), version, in_sync: here, bases, highest })
 }
 
 /// Whether the ledger can never have come into force.
 fn is_refuted(ledger: &Ledger, found: &[Found], store: Option<Version>) -> bool {
+    if store == Some(ledger.version) {
+        return false;
+    }
     let set = ledger.in_sync();
-    let is_first = ledger.version == Version::default().next_generation();
     let lacking = found.iter().filter(|f| set.contains(&f.member)).any(|f| match &f.ledger {
         Some(newest) => newest.version < ledger.version || (newest.version == ledger.version && newest != ledger),
-        // Only before the first record came into force can a labelled member have none; else its slots are damaged.
-        None => is_first,
+        // Only before the first record came into force can a labelled member have none.
+        None => ledger.parent == Version::default(),
     });
     // Members first, then the store: a store that is asked and has less knows that it was not needed.
-    let by_store = store.is_none_or(|s| s >= ledger.version);
-    lacking || (!by_store && ledger.doubts.iter().any(|base| !is_majority(&set, base)))
+    lacking || (store.is_some() && ledger.doubts.iter().any(|base| !is_majority(&set, base)))
 }
 
 /// The members that the ledger lists as behind or in sync and that are not among `in_sync`: what each lacks is within
@@ -144,7 +175,15 @@ mod tests {
         let role = |m: &Uuid| if in_sync.contains(m) { Role::InSync } else { Role::Behind };
         let entries = [A, B, C].iter().map(|m| Entry { member: *m, role: role(m), uri_tag: 0 }).collect();
         let doubts = doubts.iter().map(|d| d.iter().copied().collect()).collect();
-        Ledger { volume: Uuid::nil(), version: v(version), size: Bytes(0), region: Bytes(0), entries, doubts }
+        Ledger {
+            volume: Uuid::nil(),
+            version: v(version),
+            size: Bytes(0),
+            region: Bytes(0),
+            parent: v(version - 1),
+            entries,
+            doubts,
+        }
     }
     fn found(member: Uuid, ledger: &Ledger) -> Found {
         Found { member, ledger: Some(ledger.clone()) }
@@ -200,15 +239,30 @@ mod tests {
     }
 
     #[test]
+    fn what_went_before_a_record_that_never_counted_is_not_forgotten() {
+        // C left by ledger 6. B's removal, ledger 7, reached only A. C still has ledger 5.
+        let old = ledger(5, &[A, B, C], &[]);
+        let half = ledger(7, &[A], &[&[A, B]]);
+        assert_eq!(served(decide(&[found(A, &half), found(C, &old)], Some(v(5)))), [A], "not C");
+        let both = ledger(6, &[A, B], &[&[A, B, C]]);
+        assert_eq!(served(decide(&[found(A, &half), found(B, &both), found(C, &old)], Some(v(5)))), [A, B]);
+        // Another nexus went on with B and C, having seen nothing of A's ledger 7.
+        let other = Ledger { parent: v(5), ..ledger(6, &[B, C], &[&[A, B, C]]) };
+        let alone = Ledger { parent: v(5), ..ledger(7, &[A], &[&[A, B, C]]) };
+        let all = [found(A, &alone), found(B, &other), found(C, &other)];
+        assert_eq!(served(decide(&all, Some(v(5)))), [B, C]);
+    }
+
+    #[test]
     fn two_writers_of_one_version_are_refused() {
         let one = ledger(6, &[A], &[&[A, B]]);
         let two = ledger(6, &[B], &[&[A, B]]);
-        assert_eq!(decide(&[found(A, &one), found(B, &two)], Some(v(6))), Err(Refusal::Conflict(v(6))));
+        assert!(decide(&[found(A, &one), found(B, &two)], Some(v(6))).is_err());
     }
 
     #[test]
     fn a_first_record_that_did_not_reach_all_is_no_record() {
-        let first = ledger(1 << 20, &[A, B], &[]);
+        let first = Ledger { parent: v(0), ..ledger(1 << 20, &[A, B], &[]) };
         let all = [found(A, &first), Found { member: B, ledger: None }];
         assert_eq!(decide(&all, None), Ok(Decision::Fresh));
         let later = ledger((1 << 20) + 1, &[A, B], &[&[A, B]]);

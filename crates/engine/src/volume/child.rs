@@ -67,13 +67,20 @@ async fn look_now(disk: &DiskRef, volume: Uuid, size: Bytes) -> Result<Look, Unf
     let identity = disk.read(at(meta::identity(geometry.block_size))).await.map_err(io("reading the identity"))?;
     let identity = Identity::decode(&identity).filter(|i| i.volume == volume);
     look.member = identity.map(|i| i.member);
+    let mut damaged = 0;
     for slot in 0..2 {
         let bytes = disk.read(at(meta::slot(geometry.block_size, slot))).await.map_err(io("reading the ledger"))?;
-        let Some(ledger) = Ledger::decode(&bytes).filter(|l| l.volume == volume) else { continue };
+        let Some(ledger) = Ledger::decode(&bytes).filter(|l| l.volume == volume) else {
+            damaged += u32::from(bytes.iter().any(|b| *b != 0));
+            continue;
+        };
         if look.ledger.as_ref().is_none_or(|best| ledger.version > best.version) {
             look.ledger = Some(ledger);
             look.slot = 1 - slot;
         }
+    }
+    if damaged == 2 {
+        return Err(Unfit::Io("both copies of its ledger are damaged".into()));
     }
     Ok(look)
 }

@@ -173,6 +173,8 @@ async fn plan(
         members: Vec::new(),
         maps: Maps::clean(&shape),
         bases: Vec::new(),
+        parent: Version::default(),
+        salt: host.random(),
         highest: Version::default(),
         stored,
     };
@@ -192,8 +194,8 @@ async fn plan(
                 enlist(host, nexus, &mut opening, candidate, Standing::InSync).await?;
             }
         }
-        Decision::Serve { ledger, in_sync, bases, highest } => {
-            (opening.bases, opening.highest) = (bases, highest);
+        Decision::Serve { ledger, version, in_sync, bases, highest } => {
+            (opening.bases, opening.highest, opening.parent) = (bases, highest, version);
             opening.shape = shape_of(nexus, &ledger, spec.size, block_size)?;
             opening.maps = Maps::clean(&opening.shape);
             for candidate in candidates.iter_mut() {

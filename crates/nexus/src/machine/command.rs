@@ -269,8 +269,8 @@ impl Nexus {
         match self.phase {
             Phase::Draining => {
                 let waiting = self.flights.iter().any(|(_, f)| is_client(&f.kind) && f.ticket.is_some());
-                if waiting || !self.backlog.is_empty() || !self.record.in_force || self.round.is_some() || self.clearing
-                {
+                let marks = self.round.is_some() || !self.stale.is_empty() || self.clearing;
+                if waiting || !self.backlog.is_empty() || !self.record.in_force || marks {
                     return false;
                 }
                 let rebuilding = |m: &&Member| m.state == MemberState::Rebuilding;

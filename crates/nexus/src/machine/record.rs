@@ -37,6 +37,8 @@ pub(super) struct Record {
     /// force, its own set.
     pub bases: Vec<Set>,
     ledger: Option<(Box<Ledger>, Buf)>,
+    /// The last version in force.
+    parent: Version,
     next: Version,
     stored: Option<Version>,
     storing: bool,
@@ -47,7 +49,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    pub fn new(first: Version, bases: Vec<Set>, stored: Option<Version>) -> Record {
+    pub fn new(first: Version, parent: Version, bases: Vec<Set>, stored: Option<Version>) -> Record {
         Record {
             wanted: true,
             version: Version::default(),
@@ -55,6 +57,7 @@ impl Record {
             in_force: false,
             bases,
             ledger: None,
+            parent,
             next: first,
             stored,
             storing: false,
@@ -105,6 +108,7 @@ impl Nexus {
             size: self.size,
             region: self.shape.block_size.bytes_of(self.shape.region),
             entries,
+            parent: r.parent,
             doubts: r.bases.clone(),
         };
         let image = Buf::copy_of(&ledger.encode());
@@ -150,6 +154,7 @@ impl Nexus {
 
     fn come_into_force(&mut self, out: &mut Outbox) {
         self.record.in_force = true;
+        self.record.parent = self.record.version;
         self.record.bases = vec![self.record.set.clone()];
         let version = self.record.version;
         let changing: Vec<(MemberId, MemberState)> = self.members.iter().map(|m| (m.id, m.state)).collect();

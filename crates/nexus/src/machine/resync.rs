@@ -36,8 +36,9 @@ impl Nexus {
 
     /// Copies from one member in sync to the others, region by region.
     fn feed_equalizer(&mut self, out: &mut Outbox) -> bool {
-        if self.members.iter().filter(|m| m.state.is_listed()).count() < 2 {
-            // Nobody is left to differ from. The regions stay dirty, for who comes back.
+        if self.members.iter().filter(|m| m.state.counts()).count() < 2 {
+            // Nobody is left to differ from. The regions stay dirty, for who comes back. A member that is leaving still
+            // counts: until that is recorded a later nexus may read it.
             self.unequal.clear_all();
         }
         if self.unequal.is_zero() {
@@ -158,9 +159,9 @@ impl Nexus {
     /// A change ended in failure: its blocks may differ from member to member now.
     pub(super) fn spoil(&mut self, range: BlockRange) {
         let shape = self.shape;
-        let listed = self.members.iter().filter(|m| m.state.is_listed()).count();
+        let counting = self.members.iter().filter(|m| m.state.counts()).count();
         for region in shape.touched(range) {
-            if listed > 1 {
+            if counting > 1 {
                 self.unequal.set(region);
                 if let Some(copier) = &mut self.equalizer {
                     copier.spoil(region, &shape);
