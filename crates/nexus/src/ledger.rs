@@ -41,6 +41,10 @@ impl Version {
     pub fn generation(self) -> u64 {
         self.0 >> (SALT_BITS + SEQUENCE_BITS)
     }
+    /// Which nexus wrote it: the generation and the salt.
+    pub fn writer(self) -> u64 {
+        self.0 >> SEQUENCE_BITS
+    }
     /// The first version of the generation after this one, with 12 bits of `salt`.
     pub fn next_generation(self, salt: u64) -> Version {
         let salt = salt & ((1 << SALT_BITS) - 1);

@@ -60,9 +60,9 @@ pub enum Refusal {
         /// What more stands against it.
         why: &'static str,
     },
-    /// Two writers recorded the same version.
-    #[error("two different ledgers {0} were found: two nexuses had the volume open at once")]
-    Conflict(Version),
+    /// Two nexuses recorded ledgers without knowing of each other.
+    #[error("ledgers {0} and {1} contradict each other, and the members that would decide cannot be reached")]
+    Conflict(Version, Version),
 }
 
 /// What a ledger that never came into force still tells: what was in force when it was issued.
@@ -89,10 +89,15 @@ pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refus
     let mut bases: Vec<Set> = Vec::new();
     let mut chosen: Option<&Ledger> = None;
     for ledger in ledgers {
-        if chosen.is_some_and(|c| c.version == ledger.version) {
-            return Err(Refusal::Conflict(ledger.version));
+        if let Some(c) = chosen {
+            // Another nexus's ledger that the writer of this one did not know of: only one of the two can have counted.
+            let apart = ledger.version.writer() != c.version.writer() || ledger.version == c.version;
+            if apart && ledger.version > c.parent && !is_proven(c, found, store) && !is_refuted(ledger, found, store) {
+                return Err(Refusal::Conflict(c.version, ledger.version));
+            }
+            continue;
         }
-        if chosen.is_some() || before.as_ref().is_some_and(|b| ledger.version <= b.version) {
+        if before.as_ref().is_some_and(|b| ledger.version <= b.version) {
             break;
         }
         // When the store has this very ledger it is in force, and the sets before it no longer matter.
@@ -115,7 +120,9 @@ pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refus
         (None, Some(b)) => (b.told_by, b.version, b.set),
         (None, None) => unreachable!("the newest ledger was either chosen or not"),
     };
-    if let Some(store) = store.filter(|&s| s > version) {
+    // A record of the same nexus that the store got and the nexus never heard of: it served nothing under it.
+    let own = |s: Version| s.writer() == ledger.version.writer() && s < ledger.version;
+    if let Some(store) = store.filter(|&s| s > version && !own(s)) {
         return Err(Refusal::Stale { store, found: version });
     }
     let seen: Set = found.iter().filter(|f| f.ledger.is_some()).map(|f| f.member).collect();
@@ -136,10 +143,30 @@ pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refus
     Ok(Decision::Serve { ledger: Box::new(ledger.clone()), version, in_sync: here, bases, highest })
 }
 
+/// Whether the ledger is certain to be in force, or to have been: the store has it, or all of its members are here with
+/// it (or a later one of the same nexus) and are a majority of every set before.
+fn is_proven(ledger: &Ledger, found: &[Found], store: Option<Version>) -> bool {
+    let set = ledger.in_sync();
+    let has = |newest: &Ledger| newest.version >= ledger.version && newest.version.writer() == ledger.version.writer();
+    let holders = found.iter().filter(|f| set.contains(&f.member) && f.ledger.as_ref().is_some_and(has)).count();
+    let is_held = holders == set.len() && ledger.doubts.iter().all(|base| is_majority(&set, base));
+    store == Some(ledger.version) || is_held
+}
+
 /// Whether the ledger can never have come into force.
 fn is_refuted(ledger: &Ledger, found: &[Found], store: Option<Version>) -> bool {
-    if store == Some(ledger.version) {
+    if is_proven(ledger, found, store) {
         return false;
+    }
+    // Another nexus brought a ledger into force that the writer of this one did not know of.
+    let unknown = |v: Version| v.writer() != ledger.version.writer() && v > ledger.parent;
+    if found.iter().filter_map(|f| f.ledger.as_ref()).any(|l| unknown(l.version) && is_proven(l, found, store)) {
+        return true;
+    }
+    // The store has what another nexus brought into force, and the writer of this one did not know of it: it came before.
+    let dead = |s: Version| s.writer() != ledger.version.writer() && s > ledger.parent;
+    if store.is_some_and(dead) {
+        return true;
     }
     let set = ledger.in_sync();
     let lacking = found.iter().filter(|f| set.contains(&f.member)).any(|f| match &f.ledger {
@@ -257,7 +284,7 @@ mod tests {
     fn two_writers_of_one_version_are_refused() {
         let one = ledger(6, &[A], &[&[A, B]]);
         let two = ledger(6, &[B], &[&[A, B]]);
-        assert!(decide(&[found(A, &one), found(B, &two)], Some(v(6))).is_err());
+        assert_eq!(decide(&[found(A, &one), found(B, &two)], None), Err(Refusal::Conflict(v(6), v(6))));
     }
 
     #[test]
