@@ -23,7 +23,7 @@ pub enum Decision {
     Serve {
         /// The ledger to go on from. When it never came into force itself, `version` is that of the one before.
         ledger: Box<Ledger>,
-        /// The version that is, or may be, in force.
+        /// The version that is, or may be, in force: what the first record names as its parent.
         version: Version,
         /// The reachable members that are in sync.
         in_sync: Set,
@@ -121,7 +121,8 @@ pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refus
         (None, None) => unreachable!("the newest ledger was either chosen or not"),
     };
     // A record of the same nexus that the store got and the nexus never heard of: it served nothing under it.
-    let own = |s: Version| s.writer() == ledger.version.writer() && s < ledger.version;
+    let unaware = |l: &Ledger, s: Version| l.version.writer() == s.writer() && s < l.version && l.parent < s;
+    let own = |s: Version| found.iter().filter_map(|f| f.ledger.as_ref()).any(|l| unaware(l, s));
     if let Some(store) = store.filter(|&s| s > version && !own(s)) {
         return Err(Refusal::Stale { store, found: version });
     }
@@ -140,6 +141,8 @@ pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refus
     if bases.iter().any(|base| 2 * seen.intersection(base).count() < base.len()) {
         return Err(few("; more than half of a set may have gone on without them"));
     }
+    // Whoever builds on this knows what the store has.
+    let version = store.map_or(version, |s| s.max(version));
     Ok(Decision::Serve { ledger: Box::new(ledger.clone()), version, in_sync: here, bases, highest })
 }
 
@@ -153,24 +156,34 @@ fn is_proven(ledger: &Ledger, found: &[Found], store: Option<Version>) -> bool {
     store == Some(ledger.version) || is_held
 }
 
+/// Whether the nexus that wrote `ledger` is another than that of version `v`, and did not know of `v`.
+fn unknown_to(ledger: &Ledger, v: Version) -> bool {
+    v.writer() != ledger.version.writer() && v > ledger.parent
+}
+
 /// Whether the ledger can never have come into force.
 fn is_refuted(ledger: &Ledger, found: &[Found], store: Option<Version>) -> bool {
     if is_proven(ledger, found, store) {
         return false;
     }
     // Another nexus brought a ledger into force that the writer of this one did not know of.
-    let unknown = |v: Version| v.writer() != ledger.version.writer() && v > ledger.parent;
-    if found.iter().filter_map(|f| f.ledger.as_ref()).any(|l| unknown(l.version) && is_proven(l, found, store)) {
+    if found
+        .iter()
+        .filter_map(|f| f.ledger.as_ref())
+        .any(|l| unknown_to(ledger, l.version) && is_proven(l, found, store))
+    {
         return true;
     }
     // The store has what another nexus brought into force, and the writer of this one did not know of it: it came before.
-    let dead = |s: Version| s.writer() != ledger.version.writer() && s > ledger.parent;
-    if store.is_some_and(dead) {
+    if store.is_some_and(|s| unknown_to(ledger, s)) {
         return true;
     }
     let set = ledger.in_sync();
     let lacking = found.iter().filter(|f| set.contains(&f.member)).any(|f| match &f.ledger {
-        Some(newest) => newest.version < ledger.version || (newest.version == ledger.version && newest != ledger),
+        Some(newest) if newest.version == ledger.version => newest != ledger,
+        Some(newest) if newest.version < ledger.version => true,
+        // A later nexus found the member without it.
+        Some(newest) => unknown_to(newest, ledger.version) && newest.in_sync().contains(&f.member),
         // Only before the first record came into force can a labelled member have none.
         None => ledger.parent == Version::default(),
     });

@@ -226,7 +226,10 @@ impl Run {
         let decision = match decide(&found, self.stored) {
             Ok(decision) => decision,
             Err(why) => {
-                self.say(|| format!("refused: {why}"));
+                self.say(|| format!("refused: {why}; the store has {:?}", self.stored));
+                for f in &found {
+                    self.say(|| format!("  found {f:?}"));
+                }
                 return false;
             }
         };
