@@ -143,9 +143,19 @@ struct Register {
 }
 
 enum Asked {
-    Read { range: BlockRange, allowed: Vec<BTreeSet<u64>> },
-    Change { range: BlockRange, value: u64, durability: Durability },
-    Flush { before: Vec<BTreeSet<u64>>, writing: BTreeSet<u64> },
+    Read {
+        range: BlockRange,
+        allowed: Vec<BTreeSet<u64>>,
+    },
+    Change {
+        range: BlockRange,
+        value: u64,
+        durability: Durability,
+    },
+    /// Per block, what was overwritten for good before the flush was asked: a power loss no longer brings it back.
+    Flush {
+        over: Vec<BTreeSet<u64>>,
+    },
 }
 
 struct Run {
@@ -356,13 +366,9 @@ impl Run {
                 self.ask(Request::Read { range }, Asked::Read { range, allowed });
             }
             4 => {
-                let writing = self.asked.values().flat_map(|a| match a {
-                    Asked::Change { value, .. } => Some(*value),
-                    _ => None,
-                });
-                let writing = writing.collect();
-                let before = self.registers.iter().map(|r| r.allowed.clone()).collect();
-                self.ask(Request::Flush, Asked::Flush { before, writing });
+                let over =
+                    self.registers.iter().map(|r| r.rollback.difference(&r.allowed).copied().collect()).collect();
+                self.ask(Request::Flush, Asked::Flush { over });
             }
             kind => {
                 let durability = if self.dice.chance(20) { Durability::Durable } else { Durability::Volatile };
@@ -400,7 +406,7 @@ impl Run {
             match (asked, outcome) {
                 (Asked::Read { range, allowed }, Ok(data)) => self.check_read(range, &allowed, &data.into_buf()),
                 (Asked::Change { range, value, durability }, Ok(_)) => self.check_change(range, value, durability),
-                (Asked::Flush { before, writing }, Ok(_)) => self.check_flush(&before, &writing),
+                (Asked::Flush { over }, Ok(_)) => self.check_flush(&over),
                 (_, Err(fault)) => {
                     self.mark(if fault == Fault::NoSpace { "no space" } else { "request failed" });
                 }
@@ -458,16 +464,10 @@ impl Run {
         }
     }
 
-    fn check_flush(&mut self, before: &[BTreeSet<u64>], _writing: &BTreeSet<u64>) {
-        // What was allowed when the flush was asked, and what came since, may be there after a power loss; nothing older.
-        for (register, before) in self.registers.iter_mut().zip(before) {
-            let kept: BTreeSet<u64> = register
-                .rollback
-                .iter()
-                .copied()
-                .filter(|v| before.contains(v) || *v == 0 || register.allowed.contains(v))
-                .collect();
-            register.rollback = kept;
+    fn check_flush(&mut self, over: &[BTreeSet<u64>]) {
+        for (register, over) in self.registers.iter_mut().zip(over) {
+            // Zeroes may have been written again since.
+            register.rollback.retain(|v| *v == 0 || !over.contains(v) || register.allowed.contains(v));
         }
     }
 
