@@ -25,7 +25,13 @@ pub(super) struct Round {
 impl Nexus {
     /// Begins a round if one is due; whether it did.
     pub(super) fn start_round(&mut self, out: &mut Outbox) -> bool {
-        if self.round.is_some() || self.stale.is_empty() || self.next_round_retry.is_some() {
+        // Not before the first record is in force: a nexus that dies before that must leave the map as the ledgers that are
+        // found next describe it.
+        if self.phase == Phase::Opening
+            || self.round.is_some()
+            || self.stale.is_empty()
+            || self.next_round_retry.is_some()
+        {
             return false;
         }
         let units: Vec<usize> = std::mem::take(&mut self.stale).into_iter().collect();
