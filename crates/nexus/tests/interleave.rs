@@ -708,7 +708,7 @@ impl Run {
                     break;
                 }
                 for id in self.waiting() {
-                    self.with(|m, now, out| m.start_rebuild(now, id, out)).expect("rebuilds");
+                    let _ = self.with(|m, now, out| m.start_rebuild(now, id, out));
                 }
                 let paused = members.iter().filter(|m| m.rebuild.is_some()).map(|m| m.id);
                 for id in paused.collect::<Vec<_>>() {

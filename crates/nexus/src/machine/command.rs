@@ -172,6 +172,10 @@ impl Nexus {
             MemberState::Rebuilding | MemberState::Growing => return Err(Denied::State("the child is being rebuilt")),
             _ => return Err(Denied::State("only a child that is open and out of sync can be rebuilt")),
         }
+        if member.unanswered > 0 {
+            // Writes of a rebuild that was stopped: one that lands late would undo what is copied.
+            return Err(Denied::State("the child has not answered requests from before; try again"));
+        }
         member.step(Event::Start);
         member.map_from = from;
         let copier = Copier::new(&member.missing, &shape, now, serial);
