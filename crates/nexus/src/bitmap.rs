@@ -22,7 +22,7 @@ impl Bitmap {
         map
     }
     /// The number of bits.
-    pub fn len(&self) -> usize {
+    pub fn bits(&self) -> usize {
         self.len
     }
     /// Whether no bit is 1.

@@ -52,7 +52,7 @@ impl Copier {
         Copier {
             serial,
             cursor: 0,
-            claimed: Bitmap::zeroes(todo.len()),
+            claimed: Bitmap::zeroes(todo.bits()),
             open: Vec::new(),
             copied: Vec::new(),
             flushing: Vec::new(),
@@ -159,7 +159,7 @@ impl Copier {
         }
         let passed = now.since(self.rate.at).as_nanos();
         let blocks = self.blocks_done - self.rate.blocks;
-        if passed == 0 { 0 } else { (u128::from(blocks) * 1_000_000_000 / passed) as u64 }
+        (u128::from(blocks) * 1_000_000_000).checked_div(passed).unwrap_or(0) as u64
     }
 }
 

@@ -378,9 +378,9 @@ impl Nexus {
 
 fn member(id: MemberId, opened: &Opened, lacking: &Bitmap) -> Member {
     let (state, missing) = match opened.standing {
-        Standing::InSync => (MemberState::InSync, Bitmap::zeroes(lacking.len())),
+        Standing::InSync => (MemberState::InSync, Bitmap::zeroes(lacking.bits())),
         Standing::Behind => (MemberState::Joining, lacking.clone()),
-        Standing::New => (MemberState::Joining, Bitmap::ones(lacking.len())),
+        Standing::New => (MemberState::Joining, Bitmap::ones(lacking.bits())),
         Standing::Absent => (MemberState::Out(Reason::Absent), lacking.clone()),
     };
     Member {

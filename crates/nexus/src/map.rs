@@ -143,7 +143,7 @@ mod tests {
         assert_eq!((small.regions(), small.units(), small.region.0), (16, 1, 8192));
         let large = Shape::of(BlockSize::B4096, Blocks(1 << 34)); // 64 TiB
         assert_eq!(large.block_size.bytes_of(large.region).0, 256 << 20);
-        assert!(large.sectors() <= 256 && large.sectors() % 8 == 0);
+        assert!(large.sectors() <= 256 && large.sectors().is_multiple_of(8));
         assert_eq!(small.blocks_of(15).end().0, 131072);
         assert_eq!(small.touched(BlockRange::new(8191, 2)), 0..2);
         assert_eq!(small.touched(BlockRange::new(8192, 1)), 1..2);

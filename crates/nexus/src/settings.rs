@@ -38,7 +38,7 @@ impl Settings {
     /// Whether every value is in its range; says which one is not.
     pub fn check(&self) -> Result<(), &'static str> {
         let segment = self.rebuild_segment.0;
-        if segment == 0 || segment % 4096 != 0 || segment > block::limits::TRANSFER_BYTES as u64 {
+        if segment == 0 || !segment.is_multiple_of(4096) || segment > block::limits::TRANSFER_BYTES as u64 {
             return Err("the rebuild segment must be a multiple of 4 KiB, at most 1 MiB");
         }
         if self.rebuild_tasks == 0 || self.rebuild_tasks > 1024 {

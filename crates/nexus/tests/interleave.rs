@@ -385,10 +385,9 @@ impl Run {
                     self.registers[block].rollback.insert(value);
                     // Reads that are under way may see it.
                     for asked in self.asked.values_mut() {
-                        if let Asked::Read { range, allowed } = asked {
-                            if let Some(at) = range_of(*range).position(|b| b == block) {
-                                allowed[at].insert(value);
-                            }
+                        let Asked::Read { range, allowed } = asked else { continue };
+                        if let Some(at) = range_of(*range).position(|b| b == block) {
+                            allowed[at].insert(value);
                         }
                     }
                 }
@@ -609,7 +608,7 @@ impl Run {
         let id = pick.id;
         let result: Result<(), Denied> = match self.dice.below(9) {
             0 => self.with(|m, now, out| m.take_out(now, id, Reason::Offline, out)),
-            1 | 2 | 3 if matches!(pick.state, MemberState::Out(_)) => {
+            1..=3 if matches!(pick.state, MemberState::Out(_)) => {
                 let slot = self.devices[self.places[&id]].free_slot();
                 let back = self.with(|m, now, out| m.online(now, id, slot, 0, out));
                 back.and_then(|()| self.with(|m, now, out| m.start_rebuild(now, id, out)))

@@ -174,7 +174,11 @@ impl Nexus {
             .filter(|l| !is_repair && full(l.state) && (had_room || state_of(l.member) == MemberState::Rebuilding))
             .map(|l| l.member)
             .collect();
-        if !leaving.is_empty() && leaving.into_iter().map(|m| self.leave(m, Reason::NoSpace, out)).any(|left| left) {
+        let mut left = false;
+        for member in leaving {
+            left |= self.leave(member, Reason::NoSpace, out);
+        }
+        if left {
             // Their legs are lost or dropped now, and the flight is in the queue again.
             return;
         }

@@ -72,12 +72,11 @@ impl Nexus {
             let Some(job) = m.job.as_mut().filter(|j| j.state == RebuildState::Running) else { return any };
             let copier = &mut job.copier;
             let serial = copier.serial;
-            if copier.in_flight < tasks {
-                if let Some((region, range)) = copier.next(&m.missing, &shape, segment) {
-                    self.copy(Some(member), region, range, serial, out);
-                    any = true;
-                    continue;
-                }
+            let next = if copier.in_flight < tasks { copier.next(&m.missing, &shape, segment) } else { None };
+            if let Some((region, range)) = next {
+                self.copy(Some(member), region, range, serial, out);
+                any = true;
+                continue;
             }
             let due = copier.in_flight == 0 || copier.copied.len() >= FLUSH_REGIONS;
             if copier.flushing.is_empty() && !copier.copied.is_empty() && due {
