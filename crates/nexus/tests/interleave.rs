@@ -480,8 +480,17 @@ impl Run {
         let Flying { member, flight, area, request, device } = self.flying.swap_remove(pick);
         let outcome = self.perform(device, area, &request);
         self.say(|| format!("member {} {area:?} {request:?}: {}", member.0, outcome.is_ok()));
-        if self.machine.is_some() {
-            self.with(|m, now, out| m.on_member_done(now, member, flight, outcome, out));
+        let Some(machine) = &self.machine else { return };
+        let others = machine.members(self.now).iter().any(|m| m.state == MemberState::InSync && m.id != member);
+        let flush_failed = outcome.is_err() && matches!(request, Request::Flush);
+        self.with(|m, now, out| m.on_member_done(now, member, flight, outcome, out));
+        if flush_failed && others {
+            let members = self.machine.as_ref().expect("open").members(self.now);
+            let state = members.iter().find(|m| m.id == member).map(|m| m.state);
+            assert!(
+                state.is_none_or(|s| !s.is_written()),
+                "after a failed flush nothing on the member is certain: {state:?}"
+            );
         }
     }
 
@@ -796,6 +805,36 @@ fn payload(range: BlockRange, value: impl Fn(usize) -> u64) -> Buf {
         piece[..8].copy_from_slice(&value(block).to_le_bytes());
     }
     buf.freeze()
+}
+
+/// Writes of a rebuild that was stopped are still on their way: the next rebuild of the member waits for their answers,
+/// or one that lands late would undo what was copied.
+#[test]
+fn a_rebuild_does_not_start_over_requests_that_are_unanswered() {
+    let mut run = Run::new(5);
+    run.devices.truncate(1);
+    run.devices.push(Store::new(Uuid::from_u128(7)));
+    assert!(run.open(&[0, 1]));
+    while !run.flying.is_empty() {
+        run.deliver();
+    }
+    let id = MemberId(1);
+    run.with(|m, now, out| m.take_out(now, id, Reason::Offline, out)).expect("out");
+    while !run.flying.is_empty() || !run.recording.is_empty() {
+        run.store();
+        run.deliver();
+    }
+    run.with(|m, now, out| m.online(now, id, 0, 0, out)).expect("back");
+    run.with(|m, now, out| m.start_rebuild(now, id, out)).expect("rebuilds");
+    assert!(run.flying.iter().any(|f| f.member == id), "the map is on its way to it");
+    run.with(|m, now, out| m.stop_rebuild(now, id, out)).expect("stops");
+    assert!(matches!(run.with(|m, now, out| m.start_rebuild(now, id, out)), Err(Denied::State(_))));
+    while !run.flying.is_empty() {
+        run.deliver();
+    }
+    run.with(|m, now, out| m.start_rebuild(now, id, out)).expect("now it may");
+    run.quiesce();
+    block::at_world_end(|| drop(run.machine.take()));
 }
 
 #[test]

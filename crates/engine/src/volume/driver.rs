@@ -149,10 +149,9 @@ impl Nexus {
     /// starts its rebuild, which copies only what differs.
     pub async fn online_child(&self, uri: &str, disk: Option<DiskRef>) -> Result<(), NexusError> {
         let (member, link) = self.find(uri).ok_or_else(|| self.not_found(uri))?;
-        if let Some(id) = member {
-            if !matches!(state_in(&self.pump.machine.borrow(), id), Some(MemberState::Out(_))) {
-                return Err(self.bad_state("the child is not offline"));
-            }
+        let state = member.map(|id| state_in(&self.pump.machine.borrow(), id));
+        if state.is_some_and(|s| !matches!(s, Some(MemberState::Out(_)))) {
+            return Err(self.bad_state("the child is not offline"));
         }
         if let Some(id) = member {
             // The old connection goes first: what it still has in flight must not land on what is copied.
