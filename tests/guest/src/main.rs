@@ -48,11 +48,14 @@ fn main() -> ExitCode {
 
 fn run(args: &Args) -> Result<bool> {
     let image = Image::prepare(&args.folder)?;
-    let cluster = Cluster::start(&args.mayastor, &args.folder.join("cluster"), 4, 1536)?;
-    let begin = Instant::now();
-    let vm = Vm::boot(&image, &args.folder.join("vm"))?;
-    println!("guest: booted in {:.1} s", begin.elapsed().as_secs_f64());
-    let mut world = World { vm, cluster };
+    let start = || -> Result<World> {
+        let cluster = Cluster::start(&args.mayastor, &args.folder.join("cluster"), 4, 1536)?;
+        let begin = Instant::now();
+        let vm = Vm::boot(&image, &args.folder.join("vm"))?;
+        println!("guest: booted in {:.1} s", begin.elapsed().as_secs_f64());
+        Ok(World { vm, cluster })
+    };
+    let mut world = Some(start()?);
     let (mut passed, mut failed, mut skipped) = (0, 0, 0);
     for (name, step) in steps::ALL {
         if args.only.as_deref().is_some_and(|only| !name.contains(only)) {
@@ -60,7 +63,11 @@ fn run(args: &Args) -> Result<bool> {
             continue;
         }
         let begin = Instant::now();
-        let result = step(&mut world);
+        let w = match &mut world {
+            Some(world) => world,
+            None => world.insert(start()?),
+        };
+        let result = step(w);
         let seconds = begin.elapsed().as_secs_f64();
         match result {
             Ok(()) => {
@@ -69,13 +76,9 @@ fn run(args: &Args) -> Result<bool> {
             }
             Err(e) => {
                 failed += 1;
-                println!(
-                    "test {name} ... FAILED ({seconds:.1} s)\n{e}\n{}\n{}",
-                    world.vm.console(),
-                    world.cluster.logs()
-                );
-                // The guest may be wedged by what went wrong; the next step gets a new one.
-                world.vm = Vm::boot(&image, &args.folder.join("vm"))?;
+                println!("test {name} ... FAILED ({seconds:.1} s)\n{e}\n{}\n{}", w.vm.console(), w.cluster.logs());
+                // What went wrong may have wedged the guest or left a volume: the next step gets a new world.
+                world = None;
             }
         }
     }

@@ -127,7 +127,7 @@ fn make_and_mount(w: &mut World, kind: &str, device: &str) -> Result<()> {
         LONG,
     )?;
     w.vm.run(&fio("--version"), LONG)?;
-    w.vm.run("mount --bind /mnt /full/fs/mnt && mountpoint -q /full/fs/mnt", SHORT).map(|_| ())
+    w.vm.run("mount --bind /mnt /full/fs/mnt && grep -q ' /full/fs/mnt ' /proc/mounts", SHORT).map(|_| ())
 }
 
 fn file_system(w: &mut World, kind: &str) -> Result<()> {
@@ -222,7 +222,7 @@ fn engine_restart(w: &mut World) -> Result<()> {
 }
 
 fn node_loss(w: &mut World) -> Result<()> {
-    let (nqn, port) = publish(w, "heals", 256, 3, 0)?;
+    let (nqn, port) = publish(w, "heals", 320, 3, 0)?;
     let volume = w.cluster.command(&["volume", "show", "heals"])?;
     let replicas = volume["replicas"].as_array().ok_or("no replicas")?;
     let victim = replicas.iter().filter_map(|r| r["node"].as_str()).find(|n| *n != "node-0").ok_or("no other node")?;
@@ -245,7 +245,7 @@ fn node_loss(w: &mut World) -> Result<()> {
     w.vm.run(&format!("xfs_repair -n {device}"), LONG)?;
     no_io_errors(w)?;
     disconnect(w, &nqn)?;
-    replicas_are_equal(w, "heals", 256)?;
+    replicas_are_equal(w, "heals", 320)?;
     // The node comes back with a replica that nobody needs any more.
     w.cluster.start_engine(victim)?;
     destroy(w, "heals")
