@@ -55,7 +55,7 @@ impl Nexus {
         let now = self.pump.host.now();
         let machine = self.pump.machine.borrow();
         let members = machine.members(now);
-        let (version, set, _) = machine.ledger();
+        let (version, set) = machine.in_force();
         let children = self.pump.children.borrow();
         let uri_of =
             |id: MemberId| children.iter().find(|c| c.member.is_some_and(|(m, _)| m == id)).map(|c| c.uri.clone());

@@ -195,7 +195,8 @@ async fn list(engine: &Engine, output: &Output, show_children: bool) -> Done {
             nexus.state().word(),
             nexus.children.len().to_string(),
             rebuilds.to_string(),
-            nexus.generation.to_string(),
+            // The generation proper; the lower half orders the records of one nexus (docs/replication.md, section 3).
+            (nexus.generation >> 32).to_string(),
             nexus.device_uri.clone(),
             nexus.reason.clone(),
         ];

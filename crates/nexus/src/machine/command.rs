@@ -68,6 +68,13 @@ impl Nexus {
         };
         self.members.iter().map(view).collect()
     }
+    /// The version in force and its members in sync: what may be told to others. Empty before the first record.
+    pub fn in_force(&self) -> (Version, Set) {
+        if self.record.in_force {
+            return (self.record.version, self.record.set.clone());
+        }
+        (self.record.parent, self.record.bases.first().cloned().unwrap_or_default())
+    }
     /// The last ledger that was issued, its members in sync, and whether it is in force.
     pub fn ledger(&self) -> (Version, &Set, bool) {
         (self.record.version, &self.record.set, self.record.in_force)

@@ -38,7 +38,7 @@ pub(super) struct Record {
     pub bases: Vec<Set>,
     ledger: Option<(Box<Ledger>, Buf)>,
     /// The last version in force.
-    parent: Version,
+    pub parent: Version,
     next: Version,
     stored: Option<Version>,
     storing: bool,
