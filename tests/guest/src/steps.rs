@@ -64,6 +64,12 @@ fn destroy(w: &World, name: &str) -> Result<()> {
     })
 }
 
+/// The replicas of a volume, without those that were replaced and wait for their node to be destroyed.
+fn in_use(volume: &Value) -> Result<Vec<&Value>> {
+    let all = volume["replicas"].as_array().ok_or("no replicas")?;
+    Ok(all.iter().filter(|r| r["state"] != "retired").collect())
+}
+
 fn number(v: &Value) -> u64 {
     v.as_u64().or_else(|| v.as_str().and_then(|s| s.parse().ok())).unwrap_or(0)
 }
@@ -233,9 +239,9 @@ fn node_loss(w: &mut World) -> Result<()> {
     w.vm.begin(1, &fio(job), LONG)?;
     std::thread::sleep(Duration::from_secs(4));
     w.cluster.kill_engine(victim)?;
-    w.cluster.until("the lost replica is replaced and the volume is healthy", LONG, |c| {
+    w.cluster.until("the lost replica is replaced and the volume is healthy", 3 * SHORT, |c| {
         let volume = c.command(&["volume", "show", "heals"])?;
-        let replicas = volume["replicas"].as_array().ok_or("no replicas")?;
+        let replicas = in_use(&volume)?;
         let elsewhere = replicas.iter().all(|r| r["node"] != format!("node-{victim}").as_str());
         let online = replicas.iter().filter(|r| r["state"] == "online").count();
         Ok(volume["state"] == "online" && online == 3 && elsewhere)
@@ -263,7 +269,7 @@ fn replicas_are_equal(w: &mut World, name: &str, mib: u64) -> Result<()> {
     w.cluster.command(&["volume", "unpublish", name])?;
     let volume = w.cluster.command(&["volume", "show", name])?;
     let mut sums = Vec::new();
-    for replica in volume["replicas"].as_array().ok_or("no replicas")? {
+    for replica in in_use(&volume)? {
         let (uuid, node) = (replica["uuid"].as_str().ok_or("no uuid")?, replica["node"].as_str().ok_or("no node")?);
         let k: usize = node.trim_start_matches("node-").parse()?;
         w.cluster.engine(k, &["replica", "share", uuid, "nvmf"])?;
