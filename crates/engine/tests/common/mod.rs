@@ -64,7 +64,7 @@ pub async fn babble(host: Host, seed: u64) {
                 if !matches!(got, Ok(n) if n > 0) {
                     return;
                 }
-                let answer = if step == 0 && seed % 4 != 0 { welcome() } else { nonsense(&host, seed) };
+                let answer = if step == 0 && !seed.is_multiple_of(4) { welcome() } else { nonsense(&host, seed) };
                 if stream.send(vec![Buf::copy_of(&answer)]).await.is_err() {
                     return;
                 }
