@@ -46,7 +46,15 @@ impl Case<'_> {
 
     fn delete(&self) -> Vec<Action> {
         let (id, mut actions) = (self.id, self.stray_nexuses(None));
-        if !actions.is_empty() {
+        // A nexus on a node that was lost a moment ago, or that has not reported since we started, may still be open, and
+        // its copies are not taken from under it.
+        let may_be_open = |n: &String| match self.observed.nodes.get(n).map(|n| n.reach) {
+            Some(crate::Reach::Unreachable { since_ms }) => {
+                since_ms.saturating_add(self.settings.node_grace_ms) > self.now_ms
+            }
+            Some(crate::Reach::Online { .. }) | None => false,
+        };
+        if !actions.is_empty() || self.volume.nexus_nodes.iter().any(may_be_open) {
             return actions;
         }
         for (replica, r) in &self.volume.copies {

@@ -267,13 +267,26 @@ impl Cluster {
         for n in 0..self.members.len() {
             self.ensure_pool(&self.members[n].name.clone()).await?;
         }
+        // A pool counts once its engine has reported it: a volume that is asked for at once must find all of them.
+        let mut seen = 0;
+        while let Some(name) = self.members.iter().map(|m| &m.name).find(|name| !self.has_pool(name)) {
+            if Instant::now() > until {
+                return Err(Failure::failed(format!("the pool of {name} was made but is not reported")));
+            }
+            let changed = tokio::time::timeout(Duration::from_millis(100), self.control.changed(seen)).await;
+            seen = changed.unwrap_or(seen);
+        }
         Ok(())
+    }
+
+    fn has_pool(&self, node: &str) -> bool {
+        let status = self.control.status();
+        status.pools.iter().any(|p| p.node == node && p.pool.as_ref().is_some_and(|p| p.name == POOL))
     }
 
     /// Creates a node's pool, unless it is there. A pool that its engine knows and cannot open is left alone.
     async fn ensure_pool(&self, name: &str) -> Done {
-        let status = self.control.status();
-        if status.pools.iter().any(|p| p.node == name && p.pool.as_ref().is_some_and(|p| p.name == POOL)) {
+        if self.has_pool(name) {
             return Ok(());
         }
         let pool = v1::CreatePoolRequest {
