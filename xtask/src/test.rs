@@ -36,10 +36,7 @@ pub fn run(args: &Args) -> Result<()> {
         cargo(&["build", "--release", "--locked", "-p", "mayastor"])?;
     }
     if all || args.demo {
-        let data = std::env::temp_dir().join(format!("mayastor-demo-{}", std::process::id()));
-        let data = data.display().to_string();
-        cargo(&["run", "--release", "--locked", "-p", "mayastor", "--", "up", "--demo", "--data-dir", &data])?;
-        std::fs::remove_dir_all(&data)?;
+        cargo(&["run", "--release", "--locked", "-p", "mayastor", "--", "up", "--demo"])?;
     }
     if all || args.guest {
         cargo(&["run", "--release", "--locked", "-p", "guest", "--", "--mayastor", "target/release/mayastor"])?;
