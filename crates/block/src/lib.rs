@@ -6,6 +6,7 @@
 mod buf;
 mod fault;
 pub mod limits;
+pub mod probe;
 mod request;
 mod ticket;
 mod units;
