@@ -12,22 +12,24 @@
 //! `NEXUS_SEEDS=n` runs n seeds, `NEXUS_SEED=n` one, with a trace.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockRange, BlockSize, Blocks, Buf, BufMut, Bytes, Durability, Fault, Instant, Outcome, Request, Ticket};
+use block::{BlockRange, BlockSize, Blocks, Bytes, Durability, Fault, Instant, Outcome, Request, Ticket};
 use nexus::ledger::{Ledger, Role, Set, Version};
 use nexus::machine::{Area, Denied, Effect, FlightId, Nexus, Opened, Opening, Outbox, Phase, Standing, StoreFault};
 use nexus::map::{Maps, Shape};
 use nexus::open::{Decision, Found, decide, known_behind};
-use nexus::{MemberId, MemberState, Reason, Settings, meta};
+use nexus::{MemberId, MemberState, Reason, Settings};
 use uuid::Uuid;
+
+use crate::device::{Device, VOLUME, blocks, payload};
+use crate::oracle::Oracle;
 
 const BLOCKS: u64 = 12;
 const REGION: u64 = 3;
 const SIZE: Bytes = Bytes(BLOCKS * 512);
-const VOLUME: Uuid = Uuid::from_u128(42);
 
 /// A small generator (SplitMix64): the test needs no quality, only the same dice for the same seed.
 struct Dice(u64);
@@ -52,77 +54,6 @@ fn shape() -> Shape {
     Shape { block_size: BlockSize::B512, blocks: Blocks(BLOCKS), region: Blocks(REGION) }
 }
 
-/// A device: its volume, its metadata, and what a power loss would leave.
-#[derive(Clone)]
-struct Store {
-    uuid: Uuid,
-    data: Vec<u64>,
-    durable: Vec<u64>,
-    /// Values written since the last flush: a power loss may leave any of them.
-    since: Vec<Vec<u64>>,
-    slots: [Option<Ledger>; 2],
-    map: Vec<u8>,
-    hung: bool,
-    full: bool,
-    /// Blocks whose reads fail until rewritten.
-    bad: BTreeSet<u64>,
-    /// Percent of requests that fail.
-    sick: u64,
-    gone: bool,
-}
-
-impl Store {
-    fn new(uuid: Uuid) -> Store {
-        let n = BLOCKS as usize;
-        Store {
-            uuid,
-            data: vec![0; n],
-            durable: vec![0; n],
-            since: vec![Vec::new(); n],
-            slots: [None, None],
-            map: Maps::clean(&shape()).encode(VOLUME, &shape()),
-            hung: false,
-            full: false,
-            bad: BTreeSet::new(),
-            sick: 0,
-            gone: false,
-        }
-    }
-    fn set(&mut self, block: u64, value: u64, durability: Durability) {
-        let at = block as usize;
-        self.data[at] = value;
-        self.bad.remove(&block);
-        match durability {
-            Durability::Volatile => self.since[at].push(value),
-            Durability::Durable => {
-                self.durable[at] = value;
-                self.since[at].clear();
-            }
-        }
-    }
-    fn flush(&mut self) {
-        self.durable = self.data.clone();
-        self.since.iter_mut().for_each(Vec::clear);
-    }
-    fn lose_power(&mut self, dice: &mut Dice) {
-        for at in 0..BLOCKS as usize {
-            let kept = dice.below(self.since[at].len() as u64 + 1) as usize;
-            if kept > 0 {
-                self.durable[at] = self.since[at][kept - 1];
-            }
-        }
-        self.data = self.durable.clone();
-        self.since.iter_mut().for_each(Vec::clear);
-    }
-    fn ledger(&self) -> Option<Ledger> {
-        self.slots.iter().flatten().max_by_key(|l| l.version).cloned()
-    }
-    fn free_slot(&self) -> usize {
-        let version = |s: usize| self.slots[s].as_ref().map(|l| l.version);
-        usize::from(version(0) > version(1))
-    }
-}
-
 /// A request on its way to a member.
 struct Flying {
     member: MemberId,
@@ -131,31 +62,8 @@ struct Flying {
     request: Request,
     /// Which device it went to, by its place.
     device: usize,
-}
-
-/// What clients know of one block: the register.
-#[derive(Default, Clone)]
-struct Register {
-    /// Values that a read may return now. The last acknowledged one, and those of writes under way or failed.
-    allowed: BTreeSet<u64>,
-    /// Values that may come back by a power loss: what was acknowledged or under way since the last flush.
-    rollback: BTreeSet<u64>,
-}
-
-enum Asked {
-    Read {
-        range: BlockRange,
-        allowed: Vec<BTreeSet<u64>>,
-    },
-    Change {
-        range: BlockRange,
-        value: u64,
-        durability: Durability,
-    },
-    /// Per block, what was overwritten for good before the flush was asked: a power loss no longer brings it back.
-    Flush {
-        over: Vec<BTreeSet<u64>>,
-    },
+    /// When it was sent, for a flush.
+    sent: u64,
 }
 
 struct Run {
@@ -164,19 +72,16 @@ struct Run {
     now: Instant,
     machine: Option<Nexus>,
     /// All devices, by place; a member is known by its device's uuid.
-    devices: Vec<Store>,
+    devices: Vec<Device>,
     places: BTreeMap<MemberId, usize>,
     flying: Vec<Flying>,
     recording: Vec<Ledger>,
     stored: Option<Version>,
     store_away: bool,
-    registers: Vec<Register>,
-    asked: BTreeMap<u64, Asked>,
+    oracle: Oracle,
     answers: Rc<RefCell<Vec<(u64, Outcome)>>>,
     next: u64,
     closed: bool,
-    /// Whether a request was ever carried out: then the volume is not new any more.
-    served: bool,
     marks: BTreeMap<&'static str, u64>,
 }
 
@@ -184,8 +89,7 @@ impl Run {
     fn new(seed: u64) -> Run {
         let mut dice = Dice(seed);
         let members = 1 + dice.below(3);
-        let devices = (0..members).map(|i| Store::new(Uuid::from_u128(100 + u128::from(i)))).collect();
-        let register = Register { allowed: BTreeSet::from([0]), rollback: BTreeSet::from([0]) };
+        let devices = (0..members).map(|i| Device::new(Uuid::from_u128(100 + u128::from(i)), &shape())).collect();
         Run {
             dice,
             trace: std::env::var("NEXUS_SEED").is_ok(),
@@ -197,12 +101,10 @@ impl Run {
             recording: Vec::new(),
             stored: None,
             store_away: false,
-            registers: vec![register; BLOCKS as usize],
-            asked: BTreeMap::new(),
+            oracle: Oracle::new(BLOCKS),
             answers: Rc::default(),
             next: 1,
             closed: false,
-            served: false,
             marks: BTreeMap::new(),
         }
     }
@@ -261,7 +163,7 @@ impl Run {
         let in_sync: Set;
         match decision {
             Decision::Fresh => {
-                if reachable.len() < self.devices.len() || self.served {
+                if reachable.len() < self.devices.len() || self.oracle.served {
                     return false; // the caller would not call it new
                 }
                 opening.highest =
@@ -335,7 +237,8 @@ impl Run {
                         let uuid = self.devices[device].uuid;
                         assert!(view.counting().contains(&uuid), "a read went to a member that does not count");
                     }
-                    self.flying.push(Flying { member, flight, area, request, device });
+                    let sent = self.devices[device].flush_sent();
+                    self.flying.push(Flying { member, flight, area, request, device, sent });
                 }
                 Effect::Answer(ticket, outcome) => {
                     ticket.answer(outcome);
@@ -348,11 +251,11 @@ impl Run {
         }
     }
 
-    fn ask(&mut self, request: Request, asked: Asked) {
+    fn ask(&mut self, request: Request) {
         let (id, answers) = (self.next, self.answers.clone());
         self.next += 1;
         self.say(|| format!("request {id}: {request:?}"));
-        self.asked.insert(id, asked);
+        self.oracle.ask(id, &request);
         let ticket = Ticket::new(move |outcome| answers.borrow_mut().push((id, outcome)));
         self.with(|m, now, out| m.on_request(now, request, ticket, out));
     }
@@ -361,37 +264,16 @@ impl Run {
         let start = self.dice.below(BLOCKS);
         let range = BlockRange::new(start, 1 + self.dice.below((BLOCKS - start).min(4)));
         match self.dice.below(10) {
-            0..4 => {
-                let allowed = range_of(range).map(|b| self.registers[b].allowed.clone()).collect();
-                self.ask(Request::Read { range }, Asked::Read { range, allowed });
-            }
-            4 => {
-                let over =
-                    self.registers.iter().map(|r| r.rollback.difference(&r.allowed).copied().collect()).collect();
-                self.ask(Request::Flush, Asked::Flush { over });
-            }
+            0..4 => self.ask(Request::Read { range }),
+            4 => self.ask(Request::Flush),
             kind => {
                 let durability = if self.dice.chance(20) { Durability::Durable } else { Durability::Volatile };
-                let (request, value, durability) = match kind {
-                    5 => (Request::Unmap { range }, 0, Durability::Volatile),
-                    6 => (Request::WriteZeroes { range, may_unmap: true, durability }, 0, durability),
-                    _ => {
-                        let value = self.next;
-                        (Request::Write { range, data: payload(range, |_| value), durability }, value, durability)
-                    }
-                };
-                for block in range_of(range) {
-                    self.registers[block].allowed.insert(value);
-                    self.registers[block].rollback.insert(value);
-                    // Reads that are under way may see it.
-                    for asked in self.asked.values_mut() {
-                        let Asked::Read { range, allowed } = asked else { continue };
-                        if let Some(at) = range_of(*range).position(|b| b == block) {
-                            allowed[at].insert(value);
-                        }
-                    }
-                }
-                self.ask(request, Asked::Change { range, value, durability });
+                let value = self.next;
+                self.ask(match kind {
+                    5 => Request::Unmap { range },
+                    6 => Request::WriteZeroes { range, may_unmap: true, durability },
+                    _ => Request::Write { range, data: payload(range, |_| value), durability },
+                });
             }
         }
     }
@@ -400,73 +282,11 @@ impl Run {
         let answers: Vec<(u64, Outcome)> = std::mem::take(&mut *self.answers.borrow_mut());
         for (id, outcome) in answers {
             self.say(|| format!("answer {id}: {}", outcome.as_ref().map_or_else(|f| f.to_string(), |_| "ok".into())));
-            let asked = self.asked.remove(&id).expect("a request is answered once");
-            self.served |= outcome.is_ok();
-            match (asked, outcome) {
-                (Asked::Read { range, allowed }, Ok(data)) => self.check_read(range, &allowed, &data.into_buf()),
-                (Asked::Change { range, value, durability }, Ok(_)) => self.check_change(range, value, durability),
-                (Asked::Flush { over }, Ok(_)) => self.check_flush(&over),
-                (_, Err(fault)) => {
-                    self.mark(if fault == Fault::NoSpace { "no space" } else { "request failed" });
-                }
+            if let Err(fault) = outcome {
+                self.mark(if fault == Fault::NoSpace { "no space" } else { "request failed" });
             }
-        }
-    }
-
-    fn check_read(&mut self, range: BlockRange, allowed: &[BTreeSet<u64>], data: &[u8]) {
-        for (at, block) in range_of(range).enumerate() {
-            let value = u64::from_le_bytes(data[at * 512..at * 512 + 8].try_into().expect("eight bytes"));
-            assert!(allowed[at].contains(&value), "block {block} reads {value}, allowed {:?}", allowed[at]);
-            // Once seen, what is older than it is not seen again, unless other writes are under way.
-            let writing = self.writing(block, value);
-            let register = &mut self.registers[block];
-            if register.allowed.contains(&value) && !writing {
-                register.allowed = BTreeSet::from([value]);
-            }
-        }
-    }
-
-    /// Whether a change of the block is under way, other than by reads.
-    fn writing(&self, block: usize, _value: u64) -> bool {
-        self.asked.values().any(|a| matches!(a, Asked::Change { range, .. } if range_of(*range).any(|b| b == block)))
-    }
-
-    fn check_change(&mut self, range: BlockRange, value: u64, durability: Durability) {
-        // Invariant: every member that counts has the write (or a later one, also under way).
-        let counting = self.machine.as_ref().expect("open").counting();
-        for block in range_of(range) {
-            let under_way: BTreeSet<u64> = self
-                .asked
-                .values()
-                .filter_map(|a| match a {
-                    Asked::Change { range, value, .. } if range_of(*range).any(|b| b == block) => Some(*value),
-                    _ => None,
-                })
-                .collect();
-            for device in self.devices.iter().filter(|d| counting.contains(&d.uuid)) {
-                let has = device.data[block];
-                assert!(
-                    has == value || under_way.contains(&has),
-                    "acknowledged {value} at block {block}: {} has {has}",
-                    device.uuid
-                );
-                if durability == Durability::Durable && under_way.is_empty() {
-                    assert_eq!(device.durable[block], value, "FUA at block {block}");
-                }
-            }
-            let register = &mut self.registers[block];
-            register.allowed = under_way;
-            register.allowed.insert(value);
-            if durability == Durability::Durable {
-                register.rollback = register.allowed.clone();
-            }
-        }
-    }
-
-    fn check_flush(&mut self, over: &[BTreeSet<u64>]) {
-        for (register, over) in self.registers.iter_mut().zip(over) {
-            // Zeroes may have been written again since.
-            register.rollback.retain(|v| *v == 0 || !over.contains(v) || register.allowed.contains(v));
+            let counting = self.machine.as_ref().expect("open").counting();
+            self.oracle.answered(id, outcome, &counting, self.devices.iter());
         }
     }
 
@@ -477,8 +297,8 @@ impl Run {
             return self.pass_time();
         }
         let pick = ready[self.dice.below(ready.len() as u64) as usize];
-        let Flying { member, flight, area, request, device } = self.flying.swap_remove(pick);
-        let outcome = self.perform(device, area, &request);
+        let Flying { member, flight, area, request, device, sent } = self.flying.swap_remove(pick);
+        let outcome = self.perform(device, area, &request, sent);
         self.say(|| format!("member {} {area:?} {request:?}: {}", member.0, outcome.is_ok()));
         let Some(machine) = &self.machine else { return };
         let others = machine.members(self.now).iter().any(|m| m.state == MemberState::InSync && m.id != member);
@@ -494,7 +314,7 @@ impl Run {
         }
     }
 
-    fn perform(&mut self, device: usize, area: Area, request: &Request) -> Outcome {
+    fn perform(&mut self, device: usize, area: Area, request: &Request, sent: u64) -> Outcome {
         let sick = self.devices[device].sick;
         if self.devices[device].gone {
             return Err(Fault::Gone);
@@ -504,64 +324,32 @@ impl Run {
             if area == Area::Data && request.is_change() {
                 let range = request.range().expect("a change has a range");
                 let n = self.dice.below(range.len.0 + 1);
-                self.apply(device, request, n);
+                self.devices[device].apply(request, n);
             }
             return Err(Fault::Medium);
         }
         if area == Area::Meta {
-            return self.perform_meta(device, request);
+            self.devices[device].apply_meta(request);
+            return Ok(Default::default());
         }
         let d = &self.devices[device];
         match request {
-            Request::Read { range } if range_of(*range).any(|b| d.bad.contains(&(b as u64))) => Err(Fault::Medium),
-            Request::Read { range } => Ok(payload(*range, |b| d.data[b]).into()),
+            Request::Read { range } if blocks(*range).any(|b| d.bad.contains(&(b as u64))) => Err(Fault::Medium),
+            Request::Read { range } => Ok(d.read(*range).into()),
             Request::Flush => {
-                self.devices[device].flush();
+                self.devices[device].flush(sent);
                 Ok(Default::default())
             }
             Request::Write { range, .. } if d.full => {
                 let n = self.dice.below(range.len.0 + 1);
-                self.apply(device, request, n);
+                self.devices[device].apply(request, n);
                 Err(Fault::NoSpace)
             }
             _ => {
-                self.apply(device, request, BLOCKS);
+                self.devices[device].apply(request, BLOCKS);
                 Ok(Default::default())
             }
         }
-    }
-
-    /// Carries out the first `n` blocks of a change.
-    fn apply(&mut self, device: usize, request: &Request, n: u64) {
-        let device = &mut self.devices[device];
-        let range = request.range().expect("a change has a range");
-        for (at, block) in range_of(range).enumerate().take(n as usize) {
-            let (value, durability) = match request {
-                Request::Write { data, durability, .. } => {
-                    (u64::from_le_bytes(data[at * 512..at * 512 + 8].try_into().expect("eight bytes")), *durability)
-                }
-                Request::WriteZeroes { durability, .. } => (0, *durability),
-                _ => (0, Durability::Volatile),
-            };
-            device.set(block as u64, value, durability);
-        }
-    }
-
-    fn perform_meta(&mut self, device: usize, request: &Request) -> Outcome {
-        let Request::Write { range, data, durability: Durability::Durable } = request else {
-            panic!("metadata is written durably: {request:?}");
-        };
-        let slot = (0..2).find(|s| meta::slot(BlockSize::B512, *s) == *range);
-        let device = &mut self.devices[device];
-        match slot {
-            Some(slot) => device.slots[slot] = Some(Ledger::decode(data).expect("a good ledger")),
-            None => {
-                let base = meta::map(BlockSize::B512, 1).start.0;
-                let at = ((range.start.0 - base) * 512) as usize;
-                device.map[at..at + data.len()].copy_from_slice(data);
-            }
-        }
-        Ok(Default::default())
     }
 
     fn store(&mut self) {
@@ -630,7 +418,7 @@ impl Run {
                 let place = self.devices.len();
                 let added = self.with(|m, now, out| m.add_member(now, uuid, 0, out));
                 added.and_then(|id| {
-                    let mut device = Store::new(uuid);
+                    let mut device = Device::new(uuid, &shape());
                     device.data.fill(u64::MAX); // whatever was on it
                     device.durable.fill(u64::MAX);
                     self.devices.push(device);
@@ -659,20 +447,18 @@ impl Run {
             let lands = self.dice.chance(50) && !self.devices[device].gone;
             if lands && area == Area::Data && request.is_change() {
                 let n = self.dice.below(5);
-                self.apply(device, &request, n);
+                self.devices[device].apply(&request, n);
             } else if lands && area == Area::Meta {
-                self.perform_meta(device, &request).expect("it lands");
+                self.devices[device].apply_meta(&request);
             }
         }
         self.recording.clear();
         self.answers.borrow_mut().clear();
-        // What was under way may have happened.
-        self.asked.clear();
+        self.oracle.nexus_lost(power);
         if power {
-            self.devices.iter_mut().for_each(|d| d.lose_power(&mut self.dice));
-            self.registers.iter_mut().for_each(|r| r.allowed = r.rollback.clone());
+            let dice = &mut self.dice;
+            self.devices.iter_mut().for_each(|d| d.lose_power(|n| dice.below(n as u64) as usize));
         }
-        self.registers.iter_mut().for_each(|r| r.rollback.extend(r.allowed.clone()));
         let mut reachable: Vec<usize> = (0..self.devices.len()).filter(|_| self.dice.chance(75)).collect();
         reachable.retain(|&at| !self.devices[at].gone && !self.devices[at].hung);
         if !self.open(&reachable) {
@@ -681,7 +467,7 @@ impl Run {
             let all: Vec<usize> = (0..self.devices.len()).collect();
             let opened = self.open(&all);
             // A creation that crashed while a member failed leaves a volume that never served, and that nobody misses.
-            assert!(opened || !self.served, "with every device there, the volume opens");
+            assert!(opened || !self.oracle.served, "with every device there, the volume opens");
         }
     }
 
@@ -705,7 +491,7 @@ impl Run {
                 let (_, unequal) = machine.dirty_regions();
                 let members = machine.members(self.now);
                 let rests = members.iter().all(|m| matches!(m.state, MemberState::InSync | MemberState::Out(_)));
-                if self.asked.is_empty() && machine.is_quiet() && unequal == 0 && rests {
+                if self.oracle.asked.is_empty() && machine.is_quiet() && unequal == 0 && rests {
                     if let Some(out) = members.iter().find(|m| matches!(m.state, MemberState::Out(_))) {
                         let (id, slot) = (out.id, self.devices[self.places[&out.id]].free_slot());
                         self.with(|m, now, out| m.online(now, id, slot, 0, out)).expect("back");
@@ -733,10 +519,8 @@ impl Run {
         let images: Vec<&Vec<u64>> = members.iter().map(|m| &self.devices[self.places[&m.id]].data).collect();
         assert!(images.iter().all(|i| *i == images[0]), "members in sync differ: {images:?}");
         for block in 0..BLOCKS {
-            let allowed = vec![self.registers[block as usize].allowed.clone()];
-            let range = BlockRange::new(block, 1);
-            self.ask(Request::Read { range }, Asked::Read { range, allowed });
-            while !self.asked.is_empty() {
+            self.ask(Request::Read { range: BlockRange::new(block, 1) });
+            while !self.oracle.asked.is_empty() {
                 self.deliver();
             }
         }
@@ -784,7 +568,7 @@ impl Run {
             self.deliver();
         }
         assert!(self.closed, "it closes");
-        let maps = |d: &Store| Maps::decode(&d.map, VOLUME, &shape());
+        let maps = |d: &Device| Maps::decode(&d.map, VOLUME, &shape());
         let machine = self.machine.take().expect("open");
         let (_, set, _) = machine.ledger();
         for device in self.devices.iter().filter(|d| set.contains(&d.uuid)) {
@@ -795,25 +579,13 @@ impl Run {
     }
 }
 
-fn range_of(range: BlockRange) -> std::ops::Range<usize> {
-    range.start.0 as usize..range.end().0 as usize
-}
-
-fn payload(range: BlockRange, value: impl Fn(usize) -> u64) -> Buf {
-    let mut buf = BufMut::zeroed((range.len.0 * 512) as usize);
-    for (piece, block) in buf.chunks_exact_mut(512).zip(range_of(range)) {
-        piece[..8].copy_from_slice(&value(block).to_le_bytes());
-    }
-    buf.freeze()
-}
-
 /// Writes of a rebuild that was stopped are still on their way: the next rebuild of the member waits for their answers,
 /// or one that lands late would undo what was copied.
 #[test]
 fn a_rebuild_does_not_start_over_requests_that_are_unanswered() {
     let mut run = Run::new(5);
     run.devices.truncate(1);
-    run.devices.push(Store::new(Uuid::from_u128(7)));
+    run.devices.push(Device::new(Uuid::from_u128(7), &shape()));
     assert!(run.open(&[0, 1]));
     while !run.flying.is_empty() {
         run.deliver();
