@@ -25,5 +25,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         builder = builder.field_attribute(*field, attribute);
     }
     builder.compile_fds(schemas)?;
+    let csi = protox::compile(["csi.proto"], ["proto"])?;
+    tonic_prost_build::configure().compile_fds(csi)?;
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The wire schemas and the types, clients and servers that are generated from them.
 //!
-//! Every message can be serialised as JSON or YAML with the names of its fields; enums appear as lower-case words.
+//! Every message but CSI's can be serialised as JSON or YAML with the names of its fields; enums appear as lower-case words.
 #![forbid(unsafe_code)]
 
 mod words;
@@ -27,6 +27,17 @@ pub mod v0 {
 )]
 pub mod v1 {
     tonic::include_proto!("mayastor.v1");
+}
+
+/// The Container Storage Interface (package `csi.v1`), version 1.12: `Identity`, `Controller` and `Node`.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::too_many_lines,
+    reason = "generated from proto/csi.proto; the specification has the comments"
+)]
+pub mod csi {
+    tonic::include_proto!("csi.v1");
 }
 
 /// The port of an engine's gRPC services.

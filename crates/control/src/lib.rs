@@ -14,6 +14,7 @@
 mod cluster;
 mod events;
 mod execute;
+mod hosts;
 mod reconcile;
 mod record;
 mod registry;

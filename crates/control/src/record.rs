@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use block::{Bytes, Generation};
-use plan::{Ledger, Life, PoolId, Publish, Replica, ReplicaLife, Volume};
+use plan::{HostUse, Ledger, Life, PoolId, Publish, Replica, ReplicaLife, Volume};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -23,6 +23,8 @@ struct VolumeRecord {
     required_nodes: BTreeSet<String>,
     preferred_nodes: BTreeSet<String>,
     publish: PublishRecord,
+    #[serde(default)]
+    hosts: BTreeMap<String, HostRecord>,
     life: LifeRecord,
     target: Option<String>,
     nexus_nodes: BTreeSet<String>,
@@ -30,6 +32,12 @@ struct VolumeRecord {
     copies: BTreeMap<Uuid, ReplicaRecord>,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostRecord {
+    read_only: bool,
+    shared: bool,
+}
 #[derive(Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum PublishRecord {
@@ -99,6 +107,9 @@ pub(crate) fn encode_volume(v: &Volume) -> Vec<u8> {
         };
         (*id, ReplicaRecord { node: r.pool.node.clone(), pool: r.pool.pool.clone(), life })
     });
+    let host = |(name, host): (&String, &HostUse)| {
+        (name.clone(), HostRecord { read_only: host.read_only, shared: host.shared })
+    };
     encode(&VolumeRecord {
         version: VERSION,
         name: v.name.clone(),
@@ -112,6 +123,7 @@ pub(crate) fn encode_volume(v: &Volume) -> Vec<u8> {
             Publish::Anywhere => PublishRecord::Anywhere,
             Publish::On(node) => PublishRecord::On(node.clone()),
         },
+        hosts: v.hosts.iter().map(host).collect(),
         life: match v.life {
             Life::Wanted => LifeRecord::Wanted,
             Life::Deleting => LifeRecord::Deleting,
@@ -138,6 +150,7 @@ pub(crate) fn decode_volume(key: &str, bytes: &[u8]) -> Result<Volume, StoreErro
         };
         (id, Replica { pool: PoolId { node: r.node, pool: r.pool }, life })
     });
+    let host = |(name, host): (String, HostRecord)| (name, HostUse { read_only: host.read_only, shared: host.shared });
     Ok(Volume {
         name: v.name,
         size: Bytes(v.size),
@@ -150,6 +163,7 @@ pub(crate) fn decode_volume(key: &str, bytes: &[u8]) -> Result<Volume, StoreErro
             PublishRecord::Anywhere => Publish::Anywhere,
             PublishRecord::On(node) => Publish::On(node),
         },
+        hosts: v.hosts.into_iter().map(host).collect(),
         life: match v.life {
             LifeRecord::Wanted => Life::Wanted,
             LifeRecord::Deleting => Life::Deleting,

@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::reconcile::look;
 use crate::state::Fate;
 use crate::store::StoreError;
-use crate::{Inner, words};
+use crate::{Inner, hosts, words};
 
 /// How often a watcher is told, at most.
 const WATCH_PAUSE: Duration = Duration::from_millis(200);
@@ -92,6 +92,25 @@ impl Service {
         tokio::time::timeout(self.inner.options.client_wait, waiting).await.is_ok()
     }
 
+    /// Waits until the volume can be reached by hosts, and describes it.
+    async fn exported(&self, id: Uuid, name: &str) -> Result<Response<v1::Volume>, Status> {
+        if !self.wait(id, |v| v.is_none_or(|v| !v.device_uri.is_empty())).await {
+            let reason = words::volume(&self.inner, id).map(|v| v.reason).unwrap_or_default();
+            return Err(Status::unavailable(format!("volume {name} is not published yet: {reason}")));
+        }
+        self.describe(id, name)
+    }
+
+    /// Waits until hosts cannot reach the volume any more, as far as its node answers.
+    async fn unexported(&self, id: Uuid) {
+        let exported = || {
+            let target = self.inner.state.read().desired.volumes.get(&id).and_then(|v| v.target.clone());
+            let view = self.inner.cluster.lock();
+            target.and_then(|t| view.observed.nexus(&t, id).map(|n| n.published)).unwrap_or(false)
+        };
+        self.wait(id, |_| !exported()).await;
+    }
+
     fn id_of(&self, name: &str) -> Result<Uuid, Status> {
         self.inner.state.find(name).ok_or_else(|| unknown(name))
     }
@@ -127,6 +146,7 @@ fn parse(request: &v1::CreateVolumeRequest) -> Result<(Uuid, Volume), Status> {
         required_nodes: request.required_nodes.iter().cloned().collect(),
         preferred_nodes: request.preferred_nodes.iter().cloned().collect(),
         publish: Publish::No,
+        hosts: std::collections::BTreeMap::new(),
         life: Life::Wanted,
         target: None,
         nexus_nodes: BTreeSet::new(),
@@ -319,11 +339,7 @@ impl v1::control_server::Control for Service {
             Ok(())
         })
         .await?;
-        if !self.wait(id, |v| v.is_none_or(|v| !v.device_uri.is_empty())).await {
-            let reason = words::volume(&self.inner, id).map(|v| v.reason).unwrap_or_default();
-            return Err(Status::unavailable(format!("volume {name} is not published yet: {reason}")));
-        }
-        self.describe(id, &name)
+        self.exported(id, &name).await
     }
 
     async fn unpublish_volume(&self, request: Request<v1::VolumeName>) -> Result<Response<v1::Volume>, Status> {
@@ -331,15 +347,46 @@ impl v1::control_server::Control for Service {
         let id = self.id_of(&name)?;
         self.wish(id, &name, |volume| {
             volume.publish = Publish::No;
+            volume.hosts.clear();
             Ok(())
         })
         .await?;
-        let exported = || {
-            let target = self.inner.state.read().desired.volumes.get(&id).and_then(|v| v.target.clone());
-            let view = self.inner.cluster.lock();
-            target.and_then(|t| view.observed.nexus(&t, id).map(|n| n.published)).unwrap_or(false)
+        self.unexported(id).await;
+        self.describe(id, &name)
+    }
+
+    async fn attach_volume(&self, request: Request<v1::AttachVolumeRequest>) -> Result<Response<v1::Volume>, Status> {
+        let request = request.into_inner();
+        let name = request.name.clone();
+        let id = self.id_of(&name)?;
+        if request.host.is_empty() {
+            return Err(Status::invalid_argument(format!("volume {name}: the host's name is needed")));
+        }
+        let node = Some(request.node.clone()).filter(|n| self.inner.cluster.lock().observed.is_online(n));
+        let held = |host: &str| {
+            let cache = self.inner.state.read();
+            cache.desired.volumes.iter().filter(|(v, volume)| **v != id && volume.hosts.contains_key(host)).count()
         };
-        self.wait(id, |_| !exported()).await;
+        let full = request.host_limit != 0 && held(&request.host) >= request.host_limit as usize;
+        self.wish(id, &name, |volume| hosts::attach(volume, &request, full, node)).await?;
+        self.exported(id, &name).await
+    }
+
+    async fn detach_volume(&self, request: Request<v1::DetachVolumeRequest>) -> Result<Response<v1::Volume>, Status> {
+        let v1::DetachVolumeRequest { name, host } = request.into_inner();
+        let id = self.id_of(&name)?;
+        let deleting = self.inner.state.read().desired.volumes.get(&id).is_some_and(|v| v.life == Life::Deleting);
+        if !deleting {
+            self.wish(id, &name, |volume| {
+                hosts::detach(volume, &host);
+                Ok(())
+            })
+            .await?;
+        }
+        let used = self.inner.state.read().desired.volumes.get(&id).is_some_and(|v| v.publish != Publish::No);
+        if !used {
+            self.unexported(id).await;
+        }
         self.describe(id, &name)
     }
 

@@ -139,6 +139,11 @@ impl Scene<'_> {
             let when = if next == 0 { "now".to_owned() } else { format!("in {}", duration(next + 999)) };
             reasons.push(format!("the last attempt to {} failed: {}; next try {when}", t.action, t.why));
         }
+        let host = |(name, host): (&String, &plan::HostUse)| v1::VolumeHost {
+            host: name.clone(),
+            read_only: host.read_only,
+            shared: host.shared,
+        };
         let published = v.publish != Publish::No;
         v1::Volume {
             name: v.name.clone(),
@@ -152,6 +157,7 @@ impl Scene<'_> {
             device_uri: wire.filter(|_| published).map(|n| n.device_uri.clone()).unwrap_or_default(),
             replicas: v.copies.keys().map(|r| self.replica(*r, v, nexus, wire)).collect(),
             generation: v.ledger.as_ref().map_or(0, |l| l.generation.0),
+            hosts: v.hosts.iter().map(host).collect(),
         }
     }
 

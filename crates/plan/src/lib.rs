@@ -16,8 +16,8 @@ mod volume;
 
 pub use action::Action;
 pub use model::{
-    Child, ChildState, Desired, Ledger, Life, Nexus, NexusState, Node, Observed, Pool, PoolId, PoolState, Publish,
-    Reach, Replica, ReplicaLife, SeenReplica, Settings, Volume,
+    Child, ChildState, Desired, HostUse, Ledger, Life, Nexus, NexusState, Node, Observed, Pool, PoolId, PoolState,
+    Publish, Reach, Replica, ReplicaLife, SeenReplica, Settings, Volume,
 };
 pub use place::{Room, replica_size};
 pub use standing::{Presence, Standing, presence, standing};

@@ -30,6 +30,8 @@ pub struct Volume {
     pub preferred_nodes: BTreeSet<String>,
     /// Whether, and where, a client uses it.
     pub publish: Publish,
+    /// Who uses it, by the host's name. For the clients' sake only: nothing is planned by it.
+    pub hosts: BTreeMap<String, HostUse>,
     /// Whether it shall exist.
     pub life: Life,
     /// Where its nexus belongs. Whoever is not the target may not record ledgers: this is the fence.
@@ -49,6 +51,15 @@ pub struct Ledger {
     pub generation: Generation,
     /// The members in sync.
     pub in_sync: BTreeSet<Uuid>,
+}
+
+/// How a host uses a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostUse {
+    /// It only reads.
+    pub read_only: bool,
+    /// Other hosts may use the volume too.
+    pub shared: bool,
 }
 
 /// Whether, and where, a client uses a volume.

@@ -111,6 +111,7 @@ impl Cluster {
                 life: Life::Wanted,
                 target: None,
                 nexus_nodes: BTreeSet::new(),
+                hosts: BTreeMap::new(),
                 ledger: None,
                 copies: BTreeMap::new(),
             },
