@@ -39,6 +39,54 @@ probes! {
     Mutant {
         /// A write is acknowledged before the smaller ledger is in force.
         AckBeforeRecord = "ack-before-record",
+        /// An answer to a flight that is over counts for the one that has its place.
+        LateAnswerCounts = "late-answer-counts",
+        /// A refusal by a member that knows a newer writer counts as that member's failure.
+        IgnoreFence = "ignore-fence",
+        /// A flush that failed is sent again, and counts when it then succeeds.
+        RetryFlush = "retry-flush",
+        /// The last copy in sync may leave.
+        DropLastCopy = "drop-last-copy",
+        /// What was dirty when a member left is not noted as missing there.
+        LeaveForgetsDirty = "leave-forgets-dirty",
+        /// Requests that waited for a member that leaves are forgotten.
+        ForgetFlight = "forget-flight",
+        /// Changes of the same blocks are carried out at the same time.
+        OverlappingWrites = "overlapping-writes",
+        /// A member that is being rebuilt is read.
+        ReadFromRebuilding = "read-from-rebuilding",
+        /// A member is read before the ledger that has it is in force.
+        ReadBeforeRecord = "read-before-record",
+        /// After an unclean stop a read is answered before the other members have what it returns.
+        ReadWithoutCopy = "read-without-copy",
+        /// A rebuild does not hold what it copies against changes.
+        CopyWithoutLock = "copy-without-lock",
+        /// A change is sent before its region is durably dirty.
+        WriteBeforeMark = "write-before-mark",
+        /// What an absent member does not get is not noted.
+        ForgetMissing = "forget-missing",
+        /// Members that may differ after a change that failed are not made equal.
+        ForgetFailedWrite = "forget-failed-write",
+        /// A record that was sent, and replaced before it was in force, is forgotten.
+        ForgetDoubt = "forget-doubt",
+        /// The store is told of a ledger that is not yet on all of its members.
+        StoreBeforeMembers = "store-before-members",
+        /// A smaller set is in force without the store and without a majority.
+        MinorityCounts = "minority-counts",
+        /// A region is marked as clean although the members have not flushed it.
+        ClearWithoutFlush = "clear-without-flush",
+        /// A region that was written since the flush is marked as clean.
+        ClearWhatWasWritten = "clear-what-was-written",
+        /// A rebuilt member comes into the ledger before it has flushed what was copied.
+        GrowBeforeFlush = "grow-before-flush",
+        /// A member comes back while requests from before may still land.
+        BackTooSoon = "back-too-soon",
+        /// After an unclean stop the dirty map is not looked at.
+        ForgetDirtyMap = "forget-dirty-map",
+        /// Members that are older than the ledger in the store are served from.
+        ServeOlderThanStore = "serve-older-than-store",
+        /// Less than half of the members in sync is enough to serve.
+        ServeLoneStale = "serve-lone-stale",
     }
 }
 

@@ -24,6 +24,7 @@ mod timer;
 
 use std::collections::{BTreeSet, VecDeque};
 
+use block::probe::{Mutant, mutant};
 use block::{BlockSize, Blocks, Bytes, Data, Fault, Features, Geometry, Instant, Outcome, Request, Ticket};
 use slab::Slab;
 use uuid::Uuid;
@@ -205,7 +206,9 @@ impl Nexus {
         let in_sync = opening.members.iter().filter(|m| m.standing == Standing::InSync).count();
         assert!(in_sync > 0, "a volume is opened with at least one member in sync");
         let members: Vec<Member> = (0..).zip(&opening.members).map(|(i, m)| member(MemberId(i), m, &lacking)).collect();
-        let unequal = if in_sync > 1 { opening.maps.dirty.clone() } else { Bitmap::zeroes(regions) };
+        // Rule: after an unclean stop the dirty regions of the members in sync may differ, and are made equal.
+        let may_differ = in_sync > 1 && !mutant(Mutant::ForgetDirtyMap);
+        let unequal = if may_differ { opening.maps.dirty.clone() } else { Bitmap::zeroes(regions) };
         let mut nexus = Nexus {
             volume: opening.volume,
             size: opening.size,

@@ -1,5 +1,6 @@
 //! May the volume be served from what can be reached, and by whom? docs/replication.md, section 3.2.
 
+use block::probe::{Mutant, mutant};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -123,7 +124,8 @@ pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refus
     // A record of the same nexus that the store got and the nexus never heard of: it served nothing under it.
     let unaware = |l: &Ledger, s: Version| l.version.writer() == s.writer() && s < l.version && l.parent < s;
     let own = |s: Version| found.iter().filter_map(|f| f.ledger.as_ref()).any(|l| unaware(l, s));
-    if let Some(store) = store.filter(|&s| s > version && !own(s)) {
+    // Rule: what is older than the store knows is stale.
+    if let Some(store) = store.filter(|&s| s > version && !own(s) && !mutant(Mutant::ServeOlderThanStore)) {
         return Err(Refusal::Stale { store, found: version });
     }
     let seen: Set = found.iter().filter(|f| f.ledger.is_some()).map(|f| f.member).collect();
@@ -138,7 +140,9 @@ pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refus
     // What the store has is in force, and whoever recorded it knew all that was in force before.
     bases.retain(|base| *base != set && store != Some(version));
     bases.insert(0, set.clone());
-    if bases.iter().any(|base| 2 * seen.intersection(base).count() < base.len()) {
+    // Rule: less than half of a set never serves: the others may have gone on.
+    let too_few = bases.iter().any(|base| 2 * seen.intersection(base).count() < base.len());
+    if too_few && !mutant(Mutant::ServeLoneStale) {
         return Err(few("; more than half of a set may have gone on without them"));
     }
     // Whoever builds on this knows what the store has.

@@ -1,5 +1,6 @@
 //! What operators and the control plane ask.
 
+use block::probe::{Mutant, mutant};
 use block::{Fault, Instant};
 use thiserror::Error;
 use uuid::Uuid;
@@ -157,7 +158,8 @@ impl Nexus {
         if !matches!(member.state, MemberState::Out(_)) {
             return Err(Denied::State("the child is not offline"));
         }
-        if member.unanswered > 0 {
+        // Rule: a member comes back when it has answered everything from before: a write that lands late would undo newer.
+        if member.unanswered > 0 && !mutant(Mutant::BackTooSoon) {
             return Err(Denied::State("the child has not answered requests from before; they could still take effect"));
         }
         member.step(Event::Online);

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use block::probe::{Mutant, mutant};
 use block::{Fault, Instant, Outcome};
 
 use super::flight::{FlightId, Kind, LegState, Step, SyncFor};
@@ -26,7 +27,9 @@ impl Nexus {
             m.unanswered -= 1;
         }
         let id = flight.index;
-        let current = self.flights.get_mut(id as usize).filter(|f| f.serial == flight.serial);
+        // Rule: an answer belongs to the flight that asked, not to one that has its place now.
+        let is_same = |f: &&mut super::flight::Flight| f.serial == flight.serial || mutant(Mutant::LateAnswerCounts);
+        let current = self.flights.get_mut(id as usize).filter(is_same);
         let leg = current.and_then(|f| {
             let step = f.step;
             f.legs.iter_mut().find(|l| l.member == member && l.state == LegState::Waiting).map(|leg| (step, leg))
@@ -50,13 +53,15 @@ impl Nexus {
 
     fn leg_failed(&mut self, id: u32, member: MemberId, fault: Fault, out: &mut Outbox) {
         self.set_leg(id, member, LegState::Failed(fault));
-        if fault == Fault::Fenced {
+        // Rule: a nexus that a member refuses stops; it never takes the refusal for a sick member.
+        if fault == Fault::Fenced && !mutant(Mutant::IgnoreFence) {
             return self.fence(out);
         }
         let flight = &self.flights[id as usize];
         let (is_read, since) = (flight.step == Step::Reading, flight.since);
         // A read repair is not sent again: the block can still be had from another member.
-        let once = matches!(flight.kind, Kind::Flush | Kind::Sync(_))
+        // Rule: a flush that failed is never repeated: what it covered may be gone, and the next one succeeds without it.
+        let once = matches!(flight.kind, Kind::Flush | Kind::Sync(_)) && !mutant(Mutant::RetryFlush)
             || matches!(flight.kind, Kind::Read if flight.ticket.is_none());
         let is_repair = once && matches!(flight.kind, Kind::Read);
         let leg = flight.legs.iter().find(|l| l.member == member).expect("the leg that failed");
@@ -109,7 +114,8 @@ impl Nexus {
         if matches!(state, MemberState::Out(_) | MemberState::Leaving(_)) {
             return true;
         }
-        if state.counts() && !others {
+        // Rule: the last copy in sync stays.
+        if state.counts() && !others && !mutant(Mutant::DropLastCopy) {
             return false;
         }
         let m = &mut self.members[m];
@@ -117,13 +123,17 @@ impl Nexus {
         m.job = None;
         m.recording = false;
         // What it may lack: writes under way, and what was never flushed.
-        m.missing.add(&self.dirty);
+        if !mutant(Mutant::LeaveForgetsDirty) {
+            m.missing.add(&self.dirty);
+        }
         if state.counts() {
             m.tracking = Tracking::Tracked;
             self.record.wanted = true;
         }
         out.push(Effect::Changed(format!("member {} leaves: {reason}", m.uuid)));
-        let lost = if state.counts() { LegState::Lost } else { LegState::Dropped };
+        // Rule: what the member missed is acknowledged only once the smaller set is in force.
+        let waits = state.counts() && !mutant(Mutant::AckBeforeRecord);
+        let lost = if waits { LegState::Lost } else { LegState::Dropped };
         self.release_legs(member, lost);
         if reason == Reason::Removed && !state.counts() {
             self.members.retain(|m| m.id != member);
@@ -139,7 +149,10 @@ impl Nexus {
             let leg = flight.legs.iter_mut().find(|l| l.member == member);
             let Some(leg) = leg.filter(|l| !matches!(l.state, LegState::Ok | LegState::Dropped)) else { continue };
             leg.state = if is_ledger { LegState::Dropped } else { to };
-            self.ready.push_back(index as u32);
+            // Rule: every flight that waited for the member goes on without it; none is forgotten.
+            if !mutant(Mutant::ForgetFlight) {
+                self.ready.push_back(index as u32);
+            }
         }
     }
 

@@ -1,5 +1,6 @@
 //! The dirty map on the members: marked before a change, cleared after a flush. docs/replication.md, section 4.
 
+use block::probe::{Mutant, mutant};
 use block::{Buf, Durability, Fault, Request};
 
 use super::flight::{Kind, Step, SyncFor};
@@ -136,6 +137,10 @@ impl Nexus {
         if regions.is_empty() {
             return;
         }
+        // Rule: a region is clean only once every member that counts has flushed it.
+        if mutant(Mutant::ClearWithoutFlush) {
+            return self.clear_done(regions, None);
+        }
         self.clearing = true;
         let id = self.new_flight(Kind::Sync(SyncFor::Clear(regions)), Request::Flush, None);
         self.send_to_all(id, Area::Data, out);
@@ -148,7 +153,9 @@ impl Nexus {
             return;
         }
         for region in regions {
-            if !self.touched.get(region) && !self.unequal.get(region) && self.dirty.clear(region) {
+            // Rule: what was written since the flush was sent stays dirty.
+            let touched = self.touched.get(region) && !mutant(Mutant::ClearWhatWasWritten);
+            if !touched && !self.unequal.get(region) && self.dirty.clear(region) {
                 self.durable.clear(region);
                 self.stale.insert(self.shape.unit_of(region));
             }

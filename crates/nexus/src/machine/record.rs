@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use block::probe::{Mutant, mutant};
 use block::{Buf, Durability, Fault, Instant, Request};
 
 use super::flight::{Kind, LegState};
@@ -82,7 +83,9 @@ impl Nexus {
             return;
         }
         let before = std::mem::replace(&mut r.set, set);
-        if !r.in_force && r.ledger.is_some() && !r.bases.contains(&before) {
+        // Rule: a record that was sent may be found by the next nexus, so its set still counts.
+        let known = r.bases.contains(&before) || mutant(Mutant::ForgetDoubt);
+        if !r.in_force && r.ledger.is_some() && !known {
             r.bases.push(before);
         }
         r.in_force = false;
@@ -135,11 +138,15 @@ impl Nexus {
             }
             return true;
         }
-        if self.members.iter().any(|m| m.state.is_listed() && m.recorded < version) {
+        // Rule: members first, then the store: what the store knows is on all of its members.
+        let lacks = self.members.iter().any(|m| m.state.is_listed() && m.recorded < version);
+        if lacks && !mutant(Mutant::StoreBeforeMembers) {
             return false;
         }
         let r = &mut self.record;
-        let counts = r.stored >= Some(version) || r.bases.iter().all(|base| is_majority(&r.set, base));
+        // Rule: a record counts when the store has it, or it holds more than half of every set before.
+        let majority = r.bases.iter().all(|base| is_majority(&r.set, base)) || mutant(Mutant::MinorityCounts);
+        let counts = r.stored >= Some(version) || majority;
         if r.is_untold() {
             r.storing = true;
             let ledger = r.ledger.as_ref().map(|(ledger, _)| ledger.clone());

@@ -1,5 +1,6 @@
 //! Clients' requests: reads, changes, flushes.
 
+use block::probe::{Mutant, mutant};
 use block::{BlockRange, Data, Durability, Fault, Outcome, Request, Ticket};
 
 use super::flight::{Kind, Leg, LegState, Step};
@@ -18,7 +19,9 @@ impl Nexus {
             }
             Some(range) => {
                 let kind = if request.is_change() { Kind::Change } else { Kind::Read };
-                let mode = if request.is_change() { Mode::Exclusive } else { self.read_mode(range) };
+                // Rule: requests that overlap are carried out one after the other.
+                let alone = request.is_change() && !mutant(Mutant::OverlappingWrites);
+                let mode = if alone { Mode::Exclusive } else { self.read_mode(range) };
                 let id = self.new_flight(kind, request, Some(ticket));
                 self.lock(id, range, mode, out);
             }
@@ -78,7 +81,14 @@ impl Nexus {
     pub(super) fn read_next(&mut self, id: u32, out: &mut Outbox) {
         let flight = &self.flights[id as usize];
         let (range, mode) = flight.lock.expect("a read holds its lock");
-        let free = self.in_sync().filter(|m| !flight.tried.iter().any(|(t, _)| *t == m.id));
+        // Rules: what is not yet copied is not read, nor a member before the larger set is in force.
+        let readable = |m: &&crate::member::Member| match m.state {
+            MemberState::Rebuilding => mutant(Mutant::ReadFromRebuilding),
+            MemberState::Growing => mutant(Mutant::ReadBeforeRecord),
+            state => state == MemberState::InSync,
+        };
+        let free = self.members.iter().filter(readable);
+        let free = free.filter(|m| !flight.tried.iter().any(|(t, _)| *t == m.id));
         // Where members differ there is one source as long as it lives: the first.
         let apart = mode == Mode::Exclusive && matches!(flight.kind, Kind::Read | Kind::Copy { to: None, .. });
         let after =
@@ -108,9 +118,12 @@ impl Nexus {
     pub(super) fn read_done(&mut self, id: u32, member: MemberId, data: Data, out: &mut Outbox) {
         let flight = self.flight(id);
         let (range, mode) = flight.lock.expect("a read holds its lock");
+        let is_skipped = matches!(flight.kind, Kind::Read) && mutant(Mutant::ReadWithoutCopy);
+        let copies = matches!(flight.kind, Kind::Copy { to: Some(_), .. });
         let targets: Vec<MemberId> = match flight.kind {
             Kind::Copy { to: Some(to), .. } => vec![to],
-            Kind::Copy { to: None, .. } | Kind::Read if mode == Mode::Exclusive => {
+            // Rule: where members may differ, what is read is on all of them before it is answered.
+            Kind::Copy { to: None, .. } | Kind::Read if mode == Mode::Exclusive && !is_skipped => {
                 self.members.iter().filter(|m| m.state.counts() && m.id != member).map(|m| m.id).collect()
             }
             _ => {
@@ -133,6 +146,10 @@ impl Nexus {
             Request::Write { range, data: data.clone().into_buf(), durability: Durability::Volatile }
         };
         flight.data = data;
+        // Rule: a copy holds its blocks until it is written.
+        if copies && mutant(Mutant::CopyWithoutLock) {
+            self.unlock(range, id, out);
+        }
         self.send(id, &targets, Area::Data, out);
     }
 
@@ -149,14 +166,16 @@ impl Nexus {
                 }
             }
         }
-        if waits {
+        // Rule: no change is sent before its regions are durably dirty.
+        if waits && !mutant(Mutant::WriteBeforeMark) {
             self.flight(id).step = Step::Marking;
             self.marking.push(id);
             return;
         }
         let regions = self.shape.touched(range);
         for member in self.members.iter_mut().filter(|m| !m.state.is_written()) {
-            regions.clone().for_each(|r| {
+            // Rule: what a member does not get is noted as missing there.
+            regions.clone().filter(|_| !mutant(Mutant::ForgetMissing)).for_each(|r| {
                 member.missing.set(r);
             });
         }
@@ -216,7 +235,9 @@ impl Nexus {
         if is_client(&flight.kind) {
             self.clients -= 1;
         }
-        if matches!(flight.kind, Kind::Change) && outcome.is_err() && flight.step == Step::Writing {
+        // Rule: after a change that failed its blocks are made equal again.
+        let failed = outcome.is_err() && !mutant(Mutant::ForgetFailedWrite);
+        if matches!(flight.kind, Kind::Change) && failed && flight.step == Step::Writing {
             let (range, _) = flight.lock.expect("a change holds its lock");
             self.spoil(range);
         }
@@ -226,7 +247,8 @@ impl Nexus {
             let outcome = if matches!(flight.kind, Kind::Read) { outcome } else { outcome.map(|_| Data::empty()) };
             out.push(Effect::Answer(ticket, outcome));
         }
-        if let Some(range) = range {
+        let copies = matches!(flight.kind, Kind::Copy { to: Some(_), .. });
+        if let Some(range) = range.filter(|_| !(copies && mutant(Mutant::CopyWithoutLock))) {
             self.unlock(range, id, out);
         }
         match flight.kind {

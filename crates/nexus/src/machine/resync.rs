@@ -1,5 +1,6 @@
 //! Copying: rebuilds, and making members in sync equal after an unclean stop or a change that failed.
 
+use block::probe::{Mutant, mutant};
 use block::{BlockRange, Blocks, Fault, Instant, Request};
 
 use super::flight::{Kind, SyncFor};
@@ -81,6 +82,11 @@ impl Nexus {
             let due = copier.in_flight == 0 || copier.copied.len() >= FLUSH_REGIONS;
             if copier.flushing.is_empty() && !copier.copied.is_empty() && due {
                 copier.flushing = std::mem::take(&mut copier.copied);
+                // Rule: what was copied counts only once the target has flushed it.
+                if mutant(Mutant::GrowBeforeFlush) {
+                    self.sync_done(SyncFor::Copied(member, serial), None);
+                    return true;
+                }
                 let id = self.new_flight(Kind::Sync(SyncFor::Copied(member, serial)), Request::Flush, None);
                 self.send(id, &[member], Area::Data, out);
                 return true;
