@@ -32,8 +32,8 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Roles run until they are told to stop (ctrl-C, SIGTERM). All other commands talk to a running engine, or to the control
-plane (node, volume, status, events).
+Roles run until they are told to stop (ctrl-C, SIGTERM). The commands node, volume, status and
+events talk to the control plane, all others to a running engine.
 
 Examples:
   mayastor engine -g 127.0.0.1 -y node.yaml          run a storage node

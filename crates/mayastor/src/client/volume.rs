@@ -20,17 +20,17 @@ pub enum Command {
     /// Make a volume; its replicas are placed on different nodes
     #[command(after_help = "Examples:
   mayastor volume create data --size 10GiB
-  mayastor volume create data --size 10GiB --replicas 3 --thin --wait
+  mayastor volume create data --size 10GiB --replicas 2 --thin --wait
   mayastor volume create data --size 1GiB -r 2 --require node-1 --require node-2 --prefer node-1")]
     Create {
-        /// Its name: 1 to 63 of a-z, 0-9, - and .
+        /// Its name: 1 to 63 characters of a-z, 0-9, "-" and "."
         #[arg(value_name = "NAME")]
         name: String,
         /// Its size, such as 10GiB
         #[arg(short, long, value_name = "SIZE", value_parser = size::parse)]
         size: u64,
-        /// How many copies
-        #[arg(short, long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=16))]
+        /// How many copies, each on another node
+        #[arg(short, long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=16))]
         replicas: u32,
         /// Take space when it is written, not at once
         #[arg(short, long)]
@@ -101,7 +101,7 @@ pub enum Command {
         /// Its name or uuid
         #[arg(value_name = "NAME")]
         name: String,
-        /// How many copies
+        /// How many copies, each on another node
         #[arg(value_name = "N", value_parser = clap::value_parser!(u32).range(1..=16))]
         replicas: u32,
         /// Return when all its replicas are in sync
