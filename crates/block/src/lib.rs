@@ -8,11 +8,13 @@ mod fault;
 pub mod limits;
 pub mod probe;
 mod request;
+mod reservation;
 mod ticket;
 mod units;
 
 pub use buf::{Buf, BufMut, Data, PAGE_SIZE};
 pub use fault::Fault;
 pub use request::{Durability, Features, Geometry, Outcome, Request};
+pub use reservation::{Held, HostId, Persist, Registrant, ReservationKind, Reservations, Reserve};
 pub use ticket::{Ticket, at_world_end};
 pub use units::{BlockRange, BlockSize, Blocks, Bytes, Generation, Instant, Lba};

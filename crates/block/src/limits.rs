@@ -26,3 +26,7 @@ pub const ADMIN_QUEUE_ENTRIES: u16 = 32;
 pub const ASYNC_EVENTS: usize = 4;
 /// Bytes of payload inside a command capsule.
 pub const IN_CAPSULE_BYTES: usize = 8192;
+/// Hosts that can be registered with one device that keeps reservations in memory.
+pub const REGISTRANTS: usize = 64;
+/// Hosts that can be registered with one replica of a pool, which keeps them on its disks.
+pub const REPLICA_REGISTRANTS: usize = 8;

@@ -12,14 +12,16 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::Ticket;
+use block::{Data, Reservations, Ticket};
 use futures_channel::oneshot;
 use host::{AnyListener, AnyStream, DiskRef, Host, JoinHandle, Notify, Queue};
 use nvme::nqn::NqnError;
-use nvme::target::{ConnectionId, Effect, ExportError, ExportStats, Outbox, SubsystemId, Target};
+use nvme::target::{ConnectionId, Effect, ExportError, ExportStats, Outbox, Reserving, SubsystemId, Target};
 use nvme::{Nqn, target};
 use thiserror::Error;
 use uuid::Uuid;
+
+use crate::guard::Guard;
 
 /// How long to wait when the system refuses a connection (out of descriptors and the like).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -77,7 +79,7 @@ pub struct TargetServer {
 struct Shared {
     host: Host,
     machine: RefCell<Target>,
-    disks: RefCell<BTreeMap<SubsystemId, DiskRef>>,
+    devices: RefCell<BTreeMap<SubsystemId, Rc<Guard>>>,
     /// The queue of each connection, by index.
     queues: RefCell<Vec<Queue<Event>>>,
     /// Who waits for the end of a subsystem.
@@ -90,8 +92,10 @@ struct Shared {
 
 /// What a connection's task is told.
 enum Event {
-    /// A disk has answered.
+    /// A disk has answered, or a guard has changed its reservations.
     Done(u16, block::Outcome),
+    /// A guard tells its reservations.
+    Reported(u16, Reservations),
     /// Something else has changed.
     Wake,
 }
@@ -116,7 +120,7 @@ impl TargetServer {
         let shared = Rc::new(Shared {
             host: host.clone(),
             machine: RefCell::new(machine),
-            disks: RefCell::default(),
+            devices: RefCell::default(),
             queues: RefCell::default(),
             retiring: RefCell::default(),
             timer: Notify::default(),
@@ -136,14 +140,18 @@ impl TargetServer {
         self.advertised
     }
 
-    /// Serves a device as the only namespace of a new subsystem.
+    /// Serves a device as the only namespace of a new subsystem. Reservations last as long as it is served.
     pub fn export(&self, export: Export) -> Result<(), TargetError> {
-        let nqn = Nqn::new(&export.nqn)?;
-        let geometry = export.disk.geometry();
+        self.export_guarded(&export.nqn, export.uuid, Guard::new(export.disk, None))
+    }
+
+    /// Serves a device that others on this node may use too, under the same reservations.
+    pub fn export_guarded(&self, nqn: &str, uuid: Uuid, device: Rc<Guard>) -> Result<(), TargetError> {
+        let reserving = if device.remembers() { Reserving::Persistent } else { Reserving::Volatile };
+        let export = target::Export { nqn: Nqn::new(nqn)?, uuid, geometry: device.disk().geometry(), reserving };
         let mut out = Outbox::new();
-        let added =
-            self.shared.machine.borrow_mut().export(target::Export { nqn, uuid: export.uuid, geometry }, &mut out);
-        self.shared.disks.borrow_mut().insert(added?, export.disk);
+        let added = self.shared.machine.borrow_mut().export(export, &mut out);
+        self.shared.devices.borrow_mut().insert(added?, device);
         self.shared.apply(&mut out);
         Ok(())
     }
@@ -182,7 +190,7 @@ impl TargetServer {
     /// Looks at a served device again and tells its hosts that its size has changed.
     pub fn refresh(&self, nqn: &str) -> Result<(), TargetError> {
         let id = self.find(nqn)?;
-        let geometry = self.shared.disks.borrow().get(&id).map(|d| d.geometry());
+        let geometry = self.shared.devices.borrow().get(&id).map(|d| d.disk().geometry());
         let mut out = Outbox::new();
         if let Some(geometry) = geometry {
             self.shared.machine.borrow_mut().resize(id, geometry, &mut out);
@@ -210,7 +218,7 @@ impl TargetServer {
         self.shared.ended.notify();
         let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
         tasks.into_iter().for_each(JoinHandle::cancel);
-        self.shared.disks.borrow_mut().clear();
+        self.shared.devices.borrow_mut().clear();
     }
 
     fn find(&self, nqn: &str) -> Result<SubsystemId, TargetError> {
@@ -224,19 +232,47 @@ impl Shared {
     fn apply(&self, out: &mut Outbox) {
         for effect in out.drain(..) {
             match effect {
-                Effect::Submit { connection, slot, subsystem, request } => {
-                    let disk = self.disks.borrow().get(&subsystem).cloned();
+                Effect::Submit { connection, slot, subsystem, host, request } => {
+                    let device = self.devices.borrow().get(&subsystem).cloned();
                     let queue = self.queue(connection);
-                    let ticket = Ticket::new(move |outcome| queue.push(Event::Done(slot, outcome)));
-                    match disk {
-                        Some(disk) => disk.submit(request, ticket),
-                        None => ticket.fail(block::Fault::Gone),
+                    let Some(device) = device else {
+                        queue.push(Event::Done(slot, Err(block::Fault::Gone)));
+                        continue;
+                    };
+                    match device.admit(host, &request) {
+                        Ok(pass) => {
+                            let ticket = Ticket::new(move |outcome| {
+                                queue.push(Event::Done(slot, outcome));
+                                drop(pass);
+                            });
+                            device.disk().submit(request, ticket);
+                        }
+                        Err(fault) => queue.push(Event::Done(slot, Err(fault))),
                     }
+                }
+                Effect::Reserve { connection, slot, subsystem, host, ask } => {
+                    let device = self.devices.borrow().get(&subsystem).cloned();
+                    let queue = self.queue(connection);
+                    self.host.spawn(async move {
+                        let done = match device {
+                            Some(device) => device.reserve(host, ask).await,
+                            None => Err(block::Fault::Gone),
+                        };
+                        queue.push(Event::Done(slot, done.map(|()| Data::empty())));
+                    });
+                }
+                Effect::Report { connection, slot, subsystem } => {
+                    let known = self.devices.borrow().get(&subsystem).map(|device| device.reservations());
+                    self.queue(connection).push(match known {
+                        Some(known) => Event::Reported(slot, known),
+                        None => Event::Done(slot, Err(block::Fault::Gone)),
+                    });
                 }
                 Effect::Wake(connection) => self.queue(connection).push(Event::Wake),
                 Effect::Timer => self.timer.notify(),
                 Effect::Idle(subsystem) => {
-                    self.disks.borrow_mut().remove(&subsystem);
+                    let gone = self.devices.borrow_mut().remove(&subsystem);
+                    drop(gone);
                     if let Some(waiting) = self.retiring.borrow_mut().remove(&subsystem) {
                         // Whoever asked may have gone away meanwhile.
                         let _ = waiting.send(());

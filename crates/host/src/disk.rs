@@ -2,8 +2,12 @@
 
 use std::rc::Rc;
 
-use block::{BlockRange, Buf, Data, Durability, Fault, Geometry, Outcome, Request, Ticket};
+use block::{
+    BlockRange, Buf, Data, Durability, Fault, Geometry, HostId, Outcome, Request, Reservations, Reserve, Ticket,
+};
 use futures_channel::oneshot;
+
+use crate::LocalFuture;
 
 /// A block device.
 ///
@@ -18,6 +22,31 @@ pub trait Disk {
 
     /// What a person calls the device; for messages only.
     fn label(&self) -> String;
+
+    /// The device's reservations, if it keeps any.
+    fn reservable(&self) -> Option<&dyn Reservable> {
+        None
+    }
+}
+
+/// A device that keeps [`Reservations`], seen by one of its hosts.
+pub trait Reservable {
+    /// Which host requests by this handle come from.
+    fn host(&self) -> HostId;
+
+    /// Whether reservations can be kept when the device starts anew.
+    fn remembers(&self) -> bool;
+
+    /// Changes the reservation. When it is answered it is in force (and durable, if it is to be remembered), and nothing
+    /// that a host may no longer do is under way.
+    ///
+    /// # Errors
+    /// [`Fault::Fenced`]: a conflict, nothing has changed. [`Fault::Unsupported`], [`Fault::NoSpace`]: see
+    /// [`Reservations::apply`]. Others: whether it was done is not known.
+    fn reserve(&self, ask: Reserve) -> LocalFuture<'_, Result<(), Fault>>;
+
+    /// Who is registered, and who holds the device.
+    fn reservations(&self) -> LocalFuture<'_, Result<Reservations, Fault>>;
 }
 
 /// A device that several owners share.

@@ -10,7 +10,7 @@ mod executor;
 mod queue;
 mod world;
 
-pub use disk::{Disk, DiskExt, DiskRef};
+pub use disk::{Disk, DiskExt, DiskRef, Reservable};
 pub use executor::{Executor, JoinHandle, Notify, Spawner};
 pub use queue::Queue;
 pub use world::{AnyListener, AnyStream, Claim, Host, Listener, LocalFuture, OpenError, OpenOptions, Stream, World};

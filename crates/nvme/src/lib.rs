@@ -17,6 +17,7 @@ pub mod initiator;
 pub mod log;
 pub mod nqn;
 pub mod pdu;
+pub mod reservation;
 pub mod status;
 pub mod target;
 pub mod wire;

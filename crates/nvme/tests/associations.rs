@@ -5,7 +5,7 @@ mod support;
 use nvme::command::{FLAGS_SGL, Sgl, Sqe, admin, io as op};
 use nvme::fabrics::{self, DYNAMIC_CONTROLLER, property};
 use nvme::status::Status;
-use nvme::target::{Outbox, Phase};
+use nvme::target::{Outbox, Phase, Reserving};
 use support::*;
 
 const NEXUS: &str = "nqn.2019-05.io.openebs:nexus-00000000-0000-0000-0000-0000000000aa";
@@ -171,7 +171,7 @@ fn names_are_served_once() {
     let geometry = world.disks[&id].geometry;
     for nqn in [VOLUME, nvme::nqn::DISCOVERY] {
         let nqn = nvme::Nqn::new(nqn).expect("a name");
-        let export = Export { nqn: nqn.clone(), uuid: uuid::Uuid::nil(), geometry };
+        let export = Export { nqn: nqn.clone(), uuid: uuid::Uuid::nil(), geometry, reserving: Reserving::No };
         assert_eq!(world.target.export(export, &mut Outbox::new()), Err(ExportError::Exists(nqn)));
     }
 }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::registry::{Bdev, Lease, Origin};
 use super::{Node, Result};
 use crate::config::{BaseBdev, Share};
+use crate::guard::Guard;
 use crate::malloc::Malloc;
 use crate::model::{BdevInfo, Error, ErrorKind, Protocol};
 use crate::remote::{self, RemoteError, RemoteSpec, RemoteState};
@@ -178,7 +179,11 @@ impl Node {
             }
             Some(bdev) => {
                 check_promises(uri, &bdev.disk, bdev.uuid)?;
-                bdev.disk
+                match &bdev.origin {
+                    // Others may reach it over the network meanwhile.
+                    Origin::Replica(_) => bdev.guard.view(self.host.random_bytes()),
+                    Origin::Kept | Origin::Leased | Origin::Nexus => bdev.disk,
+                }
             }
             None if matches!(uri.device, Device::Bdev { .. }) => return Err(no_device(&name)),
             None => {
@@ -232,7 +237,15 @@ impl Node {
             full.uuid = Some(uuid);
         }
         let aliases = vec![uri.text().to_owned()];
-        Ok(Bdev { disk, uuid, aliases, uri: full.canonical(), origin, share: None })
+        Ok(Bdev {
+            guard: Guard::new(disk.clone(), None),
+            disk,
+            uuid,
+            aliases,
+            uri: full.canonical(),
+            origin,
+            share: None,
+        })
     }
 
     /// Shares a registered device as `nqn.2019-05.io.openebs:<suffix>`; OK when it is shared already.
@@ -244,7 +257,7 @@ impl Node {
         let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_:".contains(c) { c } else { '-' };
         let suffix: String = suffix.trim_start_matches('/').chars().map(plain).collect();
         let nqn = format!("{}{suffix}", super::NQN_PREFIX);
-        self.exports.add(&nqn, bdev.uuid, bdev.disk).await.map_err(|e| e.context(format!("device '{name}'")))?;
+        self.exports.add(&nqn, bdev.uuid, bdev.guard).await.map_err(|e| e.context(format!("device '{name}'")))?;
         self.registry.update(name, |b| b.share = Some(nqn.clone()));
         Ok(self.exports.peer_uri(&nqn))
     }

@@ -5,12 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use host::{DiskRef, Host};
+use host::Host;
 use uuid::Uuid;
 
 use super::{NodeOptions, Result};
+use crate::guard::Guard;
 use crate::model::Error;
-use crate::target::{Export, TargetError, TargetOptions, TargetServer};
+use crate::target::{TargetError, TargetOptions, TargetServer};
 
 /// How long the sockets of a predecessor that was killed may linger.
 const PREDECESSOR: Duration = Duration::from_secs(5);
@@ -88,9 +89,10 @@ impl Exports {
     }
 
     /// Offers a device.
-    pub(crate) async fn add(&self, nqn: &str, uuid: Uuid, disk: DiskRef) -> Result<()> {
-        let export = Export { nqn: nqn.into(), uuid, disk };
-        self.server.export(export).map_err(|e| Error::internal(format!("cannot share it as {nqn}: {e}")))
+    pub(crate) async fn add(&self, nqn: &str, uuid: Uuid, device: Rc<Guard>) -> Result<()> {
+        self.server
+            .export_guarded(nqn, uuid, device)
+            .map_err(|e| Error::internal(format!("cannot share it as {nqn}: {e}")))
     }
 
     /// Takes a device back; requests in flight are answered first.

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::registry::{Bdev, Lease, Origin};
 use super::{Node, Result};
+use crate::guard::Guard;
 use crate::model::{CreateNexus, Error, ErrorKind, Health, LedgerInfo, NexusInfo, Protocol};
 use crate::uri::DeviceUri;
 use crate::volume::{self, ChildSpec, NexusError, NexusSpec};
@@ -142,6 +143,7 @@ impl Node {
     async fn insert_nexus(&self, uuid: Uuid, slot: NexusSlot) -> Result<()> {
         let NexusState::Open { nexus, .. } = &slot.state else { return Ok(()) };
         let bdev = Bdev {
+            guard: Guard::new(nexus.clone() as DiskRef, None),
             disk: nexus.clone() as DiskRef,
             uuid,
             aliases: Vec::new(),

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use host::DiskRef;
 use uuid::Uuid;
 
+use crate::guard::Guard;
 use crate::model::{BdevInfo, Error};
 
 /// Where a device comes from.
@@ -29,6 +30,8 @@ pub(crate) enum Origin {
 #[derive(Clone)]
 pub(crate) struct Bdev {
     pub(crate) disk: DiskRef,
+    /// The same device with its reservations.
+    pub(crate) guard: Rc<Guard>,
     pub(crate) uuid: Uuid,
     pub(crate) aliases: Vec<String>,
     /// The complete URI that makes it again; empty for replicas and nexuses.
@@ -157,8 +160,10 @@ mod tests {
     use crate::malloc::Malloc;
 
     fn memory(origin: Origin) -> Bdev {
+        let disk: DiskRef = Rc::new(Malloc::new("m", Bytes(4096), BlockSize::B512));
         Bdev {
-            disk: Rc::new(Malloc::new("m", Bytes(4096), BlockSize::B512)),
+            guard: Guard::new(disk.clone(), None),
+            disk,
             uuid: Uuid::nil(),
             aliases: vec!["other".into()],
             uri: String::new(),

@@ -11,6 +11,7 @@ use super::counted::Counted;
 use super::pools::{PoolState, check_name, pool_error};
 use super::registry::{Bdev, Claim, Origin};
 use super::{Node, Result};
+use crate::guard::Guard;
 use crate::model::{CreateReplica, Error, ErrorKind, Health, Protocol, ReplicaInfo, ReplicaStats};
 
 /// A replica of an imported pool.
@@ -209,6 +210,7 @@ impl Node {
         let name = replica.name().to_owned();
         let counted = Rc::new(Counted::new(replica.clone() as DiskRef));
         let bdev = Bdev {
+            guard: Guard::new(counted.clone(), None),
             disk: counted.clone(),
             uuid: uuid_of(&name),
             aliases: vec![format!("{pool}/{name}"), format!("bdev:///{name}")],

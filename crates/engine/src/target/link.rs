@@ -67,6 +67,7 @@ impl Link<'_> {
         while let Some(event) = queue.pop() {
             match event {
                 Event::Done(slot, outcome) => machine.on_done(id, slot, outcome, &mut self.out),
+                Event::Reported(slot, known) => machine.on_reported(id, slot, &known, &mut self.out),
                 Event::Wake => {}
             }
         }

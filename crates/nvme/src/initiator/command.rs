@@ -1,6 +1,6 @@
 //! Commands as the host builds them. Command identifiers are put in by the queue.
 
-use block::{BlockRange, Buf, BufMut, Durability};
+use block::{BlockRange, Buf, BufMut, Durability, Reserve};
 use bytemuck::Zeroable;
 
 use crate::command::{DatasetRange, FLAGS_SGL, Sqe, admin, feature, io};
@@ -8,6 +8,7 @@ use crate::fabrics::{self, ConnectData};
 use crate::identify::IDENTIFY_BYTES;
 use crate::log::RETAIN_EVENT;
 use crate::nqn::Nqn;
+use crate::reservation;
 use crate::wire::{Le16, Le32, Le64};
 
 /// The data of a command.
@@ -83,6 +84,22 @@ pub fn deallocate(nsid: u32, range: BlockRange) -> Command {
 /// Flush (NVM 3.2, Base 7.1).
 pub fn flush(nsid: u32) -> Command {
     Command { sqe: sqe(io::FLUSH, nsid), payload: Payload::None }
+}
+
+/// Reservation Register, Acquire or Release (Base 7.2, 7.3, 7.4).
+pub fn reserve(nsid: u32, ask: Reserve) -> Command {
+    let (opcode, cdw10, data) = reservation::encode(ask);
+    let mut sqe = sqe(opcode, nsid);
+    sqe.cdw10 = Le32::new(cdw10);
+    Command { sqe, payload: Payload::Out(Buf::copy_of(&data)) }
+}
+
+/// Reservation Report (Base 7.5) in its extended form; `bytes` is a multiple of four.
+pub fn reservation_report(nsid: u32, bytes: usize) -> Command {
+    let mut sqe = sqe(io::RESERVATION_REPORT, nsid);
+    sqe.cdw10 = Le32::new(u32::try_from(bytes / 4 - 1).expect("a report is short"));
+    sqe.cdw11 = Le32::new(reservation::EXTENDED);
+    Command { sqe, payload: Payload::In(bytes) }
 }
 
 /// Identify (Base 5.17).

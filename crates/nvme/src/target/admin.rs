@@ -153,6 +153,8 @@ impl Target {
         {
             controller.state = State::ShutDown;
         }
+        // A host that may not write has nothing to be flushed.
+        let failure = failure.filter(|status| status.without_flags() != Status::RESERVATION_CONFLICT);
         self.connection(id).answer(slot, 0, failure.unwrap_or(Status::SUCCESS));
     }
 

@@ -1,6 +1,6 @@
 //! The way of a command: capsule, payload, disk, answer.
 
-use block::{Buf, BufMut, Fault, Outcome, Request, limits};
+use block::{Buf, BufMut, Data, Fault, Outcome, Request, Reservations, Reserve, limits};
 
 use super::connection::{Connection, Stage};
 use super::io::{self, IoCommand};
@@ -10,7 +10,7 @@ use super::slots::{DiskKind, DiskWork, NoSlot, Pending, Work};
 use super::{ConnectionId, Effect, Outbox, SubsystemId, Target, admin};
 use crate::command::{Sgl, Sqe, admin as admin_opcode};
 use crate::pdu::{FatalError, Header, Transfer, Violation, offset};
-use crate::{Status, fabrics};
+use crate::{Status, fabrics, reservation};
 
 /// The payload that one connection may be asked for at a time; further commands wait for their R2T.
 const RECEIVING_BYTES: usize = 16 * limits::TRANSFER_BYTES;
@@ -122,8 +122,9 @@ impl Target {
         let io_of = role.filter(|r| r.queue > 0 && sqe.opcode != admin_opcode::FABRICS);
         let (pending, from_host, to_host) = match io_of.and_then(|role| role.subsystem) {
             Some(subsystem) => {
-                let geometry = &self.subsystem(subsystem).geometry;
-                let command = IoCommand::parse(&sqe, geometry)?;
+                let served = self.subsystem(subsystem);
+                let geometry = &served.geometry;
+                let command = IoCommand::parse(&sqe, geometry, served.reserving)?;
                 let from_host = command.payload_len(geometry, sqe.sgl.len.get() as usize);
                 let to_host = if from_host == 0 { command.data_len(geometry) } else { 0 };
                 (Pending::Io(command), from_host, to_host)
@@ -221,8 +222,8 @@ impl Target {
         data: Option<Buf>,
         out: &mut Outbox,
     ) -> Result<(), Status> {
-        let role = self.connections[id.index()].role;
-        let subsystem = role.and_then(|r| r.subsystem).ok_or(Status::SEQUENCE)?;
+        let role = self.connections[id.index()].role.ok_or(Status::SEQUENCE)?;
+        let subsystem = role.subsystem.ok_or(Status::SEQUENCE)?;
         if command.is_change() {
             self.claim(id);
         }
@@ -247,14 +248,64 @@ impl Target {
                 self.connection(id).answer(slot, 0, Status::SUCCESS);
                 return Ok(());
             }
-            (IoCommand::Write(..) | IoCommand::Compare(_) | IoCommand::Deallocate(_), None) => {
+            (IoCommand::Reserve { opcode, action, .. }, Some(data)) => {
+                return self.run_reserve(id, slot, (opcode, action), &data, out);
+            }
+            (IoCommand::Report(_), _) => {
+                out.push(Effect::Report { connection: id, slot, subsystem });
+                self.connection(id).slots.set(slot, Work::AtDisk(DiskWork { kind, pending: 1, failure: None }));
+                return Ok(());
+            }
+            (
+                IoCommand::Write(..) | IoCommand::Compare(_) | IoCommand::Deallocate(_) | IoCommand::Reserve { .. },
+                None,
+            ) => {
                 return Err(Status::INTERNAL);
             }
         };
-        out.push(Effect::Submit { connection: id, slot, subsystem, request });
+        out.push(Effect::Submit { connection: id, slot, subsystem, host: role.host, request });
         let work = DiskWork { kind, pending: 1, failure: None };
         self.connection(id).slots.set(slot, Work::AtDisk(work));
         Ok(())
+    }
+
+    /// Changes the reservation. A nexus that reserves a member says by that, as by a write, that it is its own.
+    fn run_reserve(
+        &mut self,
+        id: ConnectionId,
+        slot: u16,
+        (opcode, action): (u8, u32),
+        data: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), Status> {
+        let role = self.connections[id.index()].role.ok_or(Status::SEQUENCE)?;
+        let subsystem = role.subsystem.ok_or(Status::SEQUENCE)?;
+        let ask = reservation::parse(opcode, action, data).map_err(|fault| Status::of_fault(fault, false))?;
+        if matches!(ask, Reserve::Acquire { .. } | Reserve::Preempt { .. }) {
+            self.claim(id);
+        }
+        out.push(Effect::Reserve { connection: id, slot, subsystem, host: role.host, ask });
+        let kind = DiskKind::Io(IoCommand::Reserve { opcode, action, len: data.len() });
+        self.connection(id).slots.set(slot, Work::AtDisk(DiskWork { kind, pending: 1, failure: None }));
+        Ok(())
+    }
+
+    /// The answer to [`Effect::Report`].
+    pub fn on_reported(&mut self, id: ConnectionId, slot: u16, state: &Reservations, out: &mut Outbox) {
+        let subsystem = self.connections[id.index()].role.and_then(|role| role.subsystem);
+        let page = reservation::report(state, |host| {
+            let of_host = self.controllers.values().filter(|c| c.subsystem == subsystem && c.host_id == host);
+            of_host.map(|c| c.id).collect()
+        });
+        let Some(Work::AtDisk(work)) = self.connections[id.index()].slots.get_mut(slot) else {
+            panic!("a report for a command that did not ask for one");
+        };
+        let DiskKind::Io(IoCommand::Report(len)) = work.kind else {
+            panic!("a report for a command that did not ask for one");
+        };
+        let mut page = page;
+        page.resize(len, 0);
+        self.on_done(id, slot, Ok(Data::from(Buf::copy_of(&page))), out);
     }
 
     /// A host is about to change the namespace: one that is a nexus says by that that the member is its own.
@@ -279,7 +330,8 @@ impl Target {
         out: &mut Outbox,
     ) {
         let before = out.len();
-        out.extend(requests.into_iter().map(|request| Effect::Submit { connection, slot, subsystem, request }));
+        let host = self.connections[connection.index()].role.map_or([0; 16], |role| role.host);
+        out.extend(requests.into_iter().map(|request| Effect::Submit { connection, slot, subsystem, host, request }));
         let pending = out.len() - before;
         let connection = self.connection(connection);
         if pending == 0 {
@@ -316,7 +368,9 @@ impl Target {
         match (failure, outcome, kind) {
             (_, _, DiskKind::Shutdown) => self.on_shutdown_flushed(id, slot, failure),
             (Some(status), ..) => connection.answer(slot, 0, status),
-            (None, Ok(data), DiskKind::Io(IoCommand::Read(_))) => connection.answer_with(slot, data),
+            (None, Ok(data), DiskKind::Io(IoCommand::Read(_) | IoCommand::Report(_))) => {
+                connection.answer_with(slot, data)
+            }
             _ => connection.answer(slot, 0, Status::SUCCESS),
         }
         if !self.connection(id).listens() {

@@ -96,7 +96,8 @@ impl Target {
         controller.keep_alive = KeepAlive::new(sqe.keep_alive_ms.get());
         controller.queues.insert(0, id);
         self.controllers.insert(number, controller);
-        self.connection(id).role = Some(Role { controller: number, queue: 0, subsystem, claim: Claim::None });
+        self.connection(id).role =
+            Some(Role { controller: number, queue: 0, subsystem, host: data.host_id, claim: Claim::None });
         out.push(Effect::Timer);
         Ok(number)
     }
@@ -123,7 +124,7 @@ impl Target {
         }
         controller.queues.insert(queue, id);
         let (subsystem, claim) = (controller.subsystem, Claim::of(&controller.host_nqn));
-        self.connection(id).role = Some(Role { controller: number, queue, subsystem, claim });
+        self.connection(id).role = Some(Role { controller: number, queue, subsystem, host: data.host_id, claim });
         Ok(number)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use block::{BufMut, Data, Instant, limits};
+use block::{BufMut, Data, HostId, Instant, limits};
 
 use super::output::Output;
 use super::receive::{Place, Receiver};
@@ -62,6 +62,8 @@ pub(super) struct Role {
     pub queue: u16,
     /// The subsystem; `None` for discovery.
     pub subsystem: Option<SubsystemId>,
+    /// The host's identifier.
+    pub host: HostId,
     /// Whether the host has to claim the member by its first write.
     pub claim: Claim,
 }

@@ -2,9 +2,10 @@
 
 use block::{BlockRange, Blocks, Durability, Geometry, Lba, Request, limits};
 
-use crate::Status;
+use super::Reserving;
 use crate::command::{DatasetRange, Sqe, io};
 use crate::wire::view;
+use crate::{Status, reservation};
 
 /// The one namespace of every subsystem.
 pub(super) const NAMESPACE: u32 = 1;
@@ -35,11 +36,22 @@ pub(super) enum IoCommand {
     Deallocate(usize),
     /// Dataset Management with hints only: the number of ranges in the data, which are ignored.
     Hints(usize),
+    /// Reservation Register, Acquire or Release (Base 7.2, 7.3, 7.4).
+    Reserve {
+        /// OPC.
+        opcode: u8,
+        /// CDW10.
+        action: u32,
+        /// Bytes of data that belong to it.
+        len: usize,
+    },
+    /// Reservation Report (Base 7.5) in the extended form, so many bytes of it.
+    Report(usize),
 }
 
 impl IoCommand {
     /// Checks a submission queue entry.
-    pub fn parse(sqe: &Sqe, geometry: &Geometry) -> Result<IoCommand, Status> {
+    pub fn parse(sqe: &Sqe, geometry: &Geometry, reserving: Reserving) -> Result<IoCommand, Status> {
         let nsid = sqe.nsid.get();
         if nsid != NAMESPACE && !(sqe.opcode == io::FLUSH && nsid == ALL_NAMESPACES) {
             return Err(Status::INVALID_NAMESPACE.do_not_retry());
@@ -61,6 +73,7 @@ impl IoCommand {
                 Ok(IoCommand::Deallocate(ranges))
             }
             io::DATASET_MANAGEMENT => Ok(IoCommand::Hints(ranges)),
+            opcode if reserving != Reserving::No => reserve(opcode, sqe),
             _ => Err(Status::INVALID_OPCODE.do_not_retry()),
         }
     }
@@ -78,8 +91,8 @@ impl IoCommand {
             IoCommand::Deallocate(_) | IoCommand::Hints(_) => {
                 offered.clamp(len, io::MAX_RANGES * size_of::<DatasetRange>())
             }
-            IoCommand::Write(..) | IoCommand::Compare(_) => len,
-            IoCommand::Read(_) | IoCommand::Flush | IoCommand::WriteZeroes { .. } => 0,
+            IoCommand::Write(..) | IoCommand::Compare(_) | IoCommand::Reserve { .. } => len,
+            IoCommand::Read(_) | IoCommand::Flush | IoCommand::WriteZeroes { .. } | IoCommand::Report(_) => 0,
         }
     }
 
@@ -90,8 +103,25 @@ impl IoCommand {
                 geometry.block_size.bytes_of(range.len).0 as usize
             }
             IoCommand::Deallocate(ranges) | IoCommand::Hints(ranges) => ranges * size_of::<DatasetRange>(),
+            IoCommand::Reserve { len, .. } | IoCommand::Report(len) => *len,
             IoCommand::Flush | IoCommand::WriteZeroes { .. } => 0,
         }
+    }
+}
+
+/// One of the four reservation commands.
+fn reserve(opcode: u8, sqe: &Sqe) -> Result<IoCommand, Status> {
+    if let Some(len) = reservation::payload_len(opcode) {
+        return Ok(IoCommand::Reserve { opcode, action: sqe.cdw10.get(), len });
+    }
+    if opcode != io::RESERVATION_REPORT {
+        return Err(Status::INVALID_OPCODE.do_not_retry());
+    }
+    match reservation::wanted(sqe) {
+        // Our host identifiers have 128 bits, which the short form has no room for.
+        (false, _) => Err(Status::HOST_ID_INCONSISTENT.do_not_retry()),
+        (true, len) if len > limits::TRANSFER_BYTES as u64 => Err(Status::INVALID_FIELD.do_not_retry()),
+        (true, len) => Ok(IoCommand::Report(len as usize)),
     }
 }
 
@@ -145,7 +175,7 @@ mod tests {
     #[test]
     fn commands_become_requests() {
         let g = geometry(BlockSize::B512);
-        let parse = |sqe: Sqe| IoCommand::parse(&sqe, &g);
+        let parse = |sqe: Sqe| IoCommand::parse(&sqe, &g, Reserving::No);
         assert_eq!(parse(sqe(io::READ, 8, 7)), Ok(IoCommand::Read(BlockRange::new(8, 8))));
         let write = parse(sqe(io::WRITE, 0, io::FUA)).expect("valid");
         assert_eq!(write, IoCommand::Write(BlockRange::new(0, 1), Durability::Durable));
@@ -159,11 +189,14 @@ mod tests {
     #[test]
     fn bad_commands_get_their_status() {
         let g = geometry(BlockSize::B4096);
-        let status = |sqe: Sqe| IoCommand::parse(&sqe, &g).map_err(Status::without_flags);
+        let status = |sqe: Sqe| IoCommand::parse(&sqe, &g, Reserving::Volatile).map_err(Status::without_flags);
         assert_eq!(status(sqe(io::READ, 4096, 0)), Err(Status::LBA_RANGE));
         assert_eq!(status(sqe(io::READ, u64::MAX, 1)), Err(Status::LBA_RANGE));
         assert_eq!(status(sqe(io::WRITE, 0, 256)), Err(Status::INVALID_FIELD));
         assert_eq!(status(sqe(0x55, 0, 0)), Err(Status::INVALID_OPCODE));
+        assert_eq!(status(sqe(io::RESERVATION_REPORT, 0, 0)), Err(Status::HOST_ID_INCONSISTENT));
+        let none = IoCommand::parse(&sqe(io::RESERVATION_REGISTER, 0, 0), &g, Reserving::No);
+        assert_eq!(none.map_err(Status::without_flags), Err(Status::INVALID_OPCODE), "not offered");
         assert_eq!(status(Sqe { nsid: 2.into(), ..sqe(io::READ, 0, 0) }), Err(Status::INVALID_NAMESPACE));
         assert_eq!(status(Sqe { nsid: u32::MAX.into(), ..sqe(io::READ, 0, 0) }), Err(Status::INVALID_NAMESPACE));
     }

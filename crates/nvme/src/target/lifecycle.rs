@@ -19,11 +19,12 @@ impl Target {
         if self.subsystems.len() >= limits::SUBSYSTEMS {
             return Err(ExportError::Full);
         }
-        let Export { nqn, uuid, geometry } = export;
+        let Export { nqn, uuid, geometry, reserving } = export;
         let id = SubsystemId(self.subsystems.insert(Subsystem {
             nqn: nqn.clone(),
             uuid,
             geometry,
+            reserving,
             state: SubsystemState::Serving,
             stats: ExportStats::default(),
             sessions: super::Sessions::default(),

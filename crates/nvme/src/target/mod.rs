@@ -30,7 +30,7 @@ mod slots;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use block::{Buf, BufMut, Geometry, Instant, Request, limits};
+use block::{Buf, BufMut, Geometry, HostId, Instant, Request, Reserve, limits};
 use slab::Slab;
 use thiserror::Error;
 use uuid::Uuid;
@@ -67,6 +67,20 @@ pub struct Export {
     pub uuid: Uuid,
     /// Size, block size, features.
     pub geometry: Geometry,
+    /// Whether the driver keeps reservations for it.
+    pub reserving: Reserving,
+}
+
+/// Whether a namespace has reservations (Base 8.19). They are kept and enforced by the driver, since not only the hosts of
+/// this target may use the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserving {
+    /// It has none.
+    No,
+    /// It has, while the driver runs.
+    Volatile,
+    /// It has, and can keep them through power loss (PTPL).
+    Persistent,
 }
 
 /// Why a namespace can not be served.
@@ -123,8 +137,32 @@ pub enum Effect {
         slot: u16,
         /// Whose disk.
         subsystem: SubsystemId,
+        /// Who asks: what the subsystem's reservation does not allow that host fails with [`block::Fault::Fenced`].
+        host: HostId,
         /// What to do.
         request: Request,
+    },
+    /// Change the subsystem's reservation; the outcome, without data, goes to [`Target::on_done`].
+    Reserve {
+        /// The connection whose command it is.
+        connection: ConnectionId,
+        /// The command.
+        slot: u16,
+        /// Whose reservation.
+        subsystem: SubsystemId,
+        /// Who asks.
+        host: HostId,
+        /// For what.
+        ask: Reserve,
+    },
+    /// Tell the subsystem's reservation by [`Target::on_reported`].
+    Report {
+        /// The connection whose command it is.
+        connection: ConnectionId,
+        /// The command.
+        slot: u16,
+        /// Whose reservation.
+        subsystem: SubsystemId,
     },
     /// Look at that connection: it has something to send, or its phase has changed.
     Wake(ConnectionId),
@@ -169,6 +207,7 @@ struct Subsystem {
     nqn: Nqn,
     uuid: Uuid,
     geometry: Geometry,
+    reserving: Reserving,
     state: SubsystemState,
     stats: ExportStats,
     sessions: Sessions,

@@ -8,7 +8,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::controller::{Controller, KEEP_ALIVE_GRANULARITY};
 use super::io::NAMESPACE;
-use super::{Subsystem, SubsystemId, TargetOptions};
+use super::{Reserving, Subsystem, SubsystemId, TargetOptions};
 use crate::command::{Sqe, admin, io, notice};
 use crate::fabrics::{DYNAMIC_CONTROLLER, VERSION_2_0};
 use crate::identify::{
@@ -20,7 +20,7 @@ use crate::log::{
 };
 use crate::nqn::Nqn;
 use crate::wire::{Le32, pad_with_nul, pad_with_spaces};
-use crate::{Cqe, Status};
+use crate::{Cqe, Status, reservation};
 
 /// The model by which hosts (and the CSI node plugin) know our namespaces.
 pub const MODEL: &str = "Mayastor NVMe controller";
@@ -79,6 +79,7 @@ impl Page<'_> {
                 namespace()?;
                 let mut page = IdentifyIndependent::zeroed();
                 page.nmic = 1;
+                page.rescap = capabilities(subsystem);
                 page.status = 1;
                 Ok(bytes_of(&page))
             }
@@ -135,7 +136,8 @@ impl Page<'_> {
         page.sqes = 0x66;
         page.cqes = 0x44;
         page.nn = NAMESPACE.into();
-        page.oncs = (oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES).into();
+        let reservations = if subsystem.reserving == Reserving::No { 0 } else { oncs::RESERVATIONS };
+        page.oncs = (oncs::COMPARE | oncs::DATASET_MANAGEMENT | oncs::WRITE_ZEROES | reservations).into();
         // VWC: a cache may be there; a Flush of all namespaces is supported.
         page.vwc = 0b111;
         page.mnan = NAMESPACE.into();
@@ -195,7 +197,7 @@ impl Page<'_> {
                 }
                 Some(list)
             }
-            page::EFFECTS => Some(bytes_of(&effects())),
+            page::EFFECTS => Some(bytes_of(&effects(subsystem.reserving))),
             _ => None,
         }
     }
@@ -271,6 +273,7 @@ fn identify_namespace(subsystem: &Subsystem) -> IdentifyNamespace {
     page.capacity = geometry.blocks.0.into();
     page.used = geometry.blocks.0.into();
     page.nmic = 1;
+    page.rescap = capabilities(subsystem);
     // Deallocated blocks read as zeroes, and Write Zeroes may deallocate.
     page.dlfeat = 0b1001;
     page.nvmcap = u128::from(geometry.bytes().0).into();
@@ -292,7 +295,16 @@ fn health(subsystem: &Subsystem) -> HealthLog {
     page
 }
 
-fn effects() -> EffectsLog {
+/// RESCAP.
+fn capabilities(subsystem: &Subsystem) -> u8 {
+    match subsystem.reserving {
+        Reserving::No => 0,
+        Reserving::Volatile => reservation::CAPABILITIES,
+        Reserving::Persistent => reservation::CAPABILITIES | reservation::PERSISTENT,
+    }
+}
+
+fn effects(reserving: Reserving) -> EffectsLog {
     let mut page = EffectsLog::zeroed();
     for opcode in [
         admin::GET_LOG_PAGE,
@@ -306,6 +318,11 @@ fn effects() -> EffectsLog {
         page.admin[usize::from(opcode)] = EFFECT_SUPPORTED.into();
     }
     for opcode in [io::FLUSH, io::READ, io::COMPARE] {
+        page.io[usize::from(opcode)] = EFFECT_SUPPORTED.into();
+    }
+    let reservations =
+        [io::RESERVATION_REGISTER, io::RESERVATION_REPORT, io::RESERVATION_ACQUIRE, io::RESERVATION_RELEASE];
+    for opcode in reservations.into_iter().filter(|_| reserving != Reserving::No) {
         page.io[usize::from(opcode)] = EFFECT_SUPPORTED.into();
     }
     for opcode in [io::WRITE, io::WRITE_ZEROES, io::DATASET_MANAGEMENT] {

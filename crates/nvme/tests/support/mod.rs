@@ -3,12 +3,14 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use block::{BlockSize, Blocks, Buf, BufMut, Data, Fault, Features, Geometry, Instant, Outcome, Request};
+use block::{
+    BlockSize, Blocks, Buf, BufMut, Data, Fault, Features, Geometry, HostId, Instant, Outcome, Request, Reservations,
+};
 use nvme::command::{FLAGS_SGL, Sgl, Sqe, admin};
 use nvme::digest::Digest;
 use nvme::fabrics::{self, ConnectData, DYNAMIC_CONTROLLER};
 use nvme::pdu::{self, CommonHeader, Digests, Header, Kind, Layout, Transfer};
-use nvme::target::{ConnectionId, Effect, Export, Outbox, Phase, SubsystemId, Target, TargetOptions};
+use nvme::target::{ConnectionId, Effect, Export, Outbox, Phase, Reserving, SubsystemId, Target, TargetOptions};
 use nvme::wire::view;
 use nvme::{Cqe, Nqn, Status};
 
@@ -46,6 +48,7 @@ pub struct AtDisk {
     pub connection: ConnectionId,
     pub slot: u16,
     pub subsystem: SubsystemId,
+    pub host: HostId,
     pub request: Request,
 }
 
@@ -53,6 +56,7 @@ pub struct AtDisk {
 pub struct World {
     pub target: Target,
     pub disks: BTreeMap<SubsystemId, Memory>,
+    pub reservations: BTreeMap<SubsystemId, Reservations>,
     pub at_disk: VecDeque<AtDisk>,
     /// Whether the disks answer at once.
     pub prompt: bool,
@@ -75,6 +79,7 @@ impl World {
         World {
             target: Target::new(options),
             disks: BTreeMap::new(),
+            reservations: BTreeMap::new(),
             at_disk: VecDeque::new(),
             prompt: true,
             requests: Vec::new(),
@@ -92,9 +97,11 @@ impl World {
 
     pub fn export(&mut self, nqn: &str, block_size: BlockSize, blocks: u64) -> SubsystemId {
         let geometry = Geometry { block_size, blocks: Blocks(blocks), features: Features::default() };
-        let export = Export { nqn: Nqn::new(nqn).expect("a name"), uuid: uuid::Uuid::from_u128(UUID), geometry };
+        let nqn = Nqn::new(nqn).expect("a name");
+        let export = Export { nqn, uuid: uuid::Uuid::from_u128(UUID), geometry, reserving: Reserving::Persistent };
         let mut out = Outbox::new();
         let id = self.target.export(export, &mut out).expect("exported");
+        self.reservations.insert(id, Reservations::new(4));
         self.disks.insert(id, Memory { geometry, bytes: vec![0; geometry.bytes().0 as usize] });
         self.apply(out);
         id
@@ -104,9 +111,18 @@ impl World {
         let mut todo: VecDeque<Effect> = out.drain(..).collect();
         while let Some(effect) = todo.pop_front() {
             match effect {
-                Effect::Submit { connection, slot, subsystem, request } => {
+                Effect::Reserve { connection, slot, subsystem, host, ask } => {
+                    let done = self.reservations.get_mut(&subsystem).expect("served").apply(host, ask);
+                    self.target.on_done(connection, slot, done.map(|()| Data::empty()), &mut out);
+                    todo.extend(out.drain(..));
+                }
+                Effect::Report { connection, slot, subsystem } => {
+                    self.target.on_reported(connection, slot, &self.reservations[&subsystem], &mut out);
+                    todo.extend(out.drain(..));
+                }
+                Effect::Submit { connection, slot, subsystem, host, request } => {
                     self.requests.push(request.clone());
-                    let job = AtDisk { connection, slot, subsystem, request };
+                    let job = AtDisk { connection, slot, subsystem, host, request };
                     if self.prompt {
                         let outcome = self.execute(&job);
                         self.target.on_done(connection, slot, outcome, &mut out);
@@ -124,6 +140,11 @@ impl World {
     fn execute(&mut self, job: &AtDisk) -> Outcome {
         match self.fault {
             Some(fault) => Err(fault),
+            None if !self.reservations[&job.subsystem]
+                .allows(job.host, !matches!(job.request, Request::Read { .. })) =>
+            {
+                Err(Fault::Fenced)
+            }
             None => self.disks.get_mut(&job.subsystem).expect("a disk").run(&job.request),
         }
     }
