@@ -26,6 +26,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     builder.compile_fds(schemas)?;
     let csi = protox::compile(["csi.proto"], ["proto"])?;
-    tonic_prost_build::configure().compile_fds(csi)?;
+    tonic_prost_build::configure().btree_map(".").compile_fds(csi)?;
     Ok(())
 }
