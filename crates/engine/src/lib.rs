@@ -7,6 +7,7 @@ pub mod config;
 pub mod guard;
 pub mod load;
 pub mod malloc;
+pub mod meter;
 pub mod model;
 pub mod node;
 pub mod remote;

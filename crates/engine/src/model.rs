@@ -5,6 +5,8 @@ use std::fmt;
 
 use uuid::Uuid;
 
+pub use crate::meter::IoStats;
+
 /// What kind of failure an [`Error`] is; one to one with the gRPC status codes of the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ErrorKind {
@@ -176,6 +178,28 @@ pub struct ReplicaStats {
     pub bytes_read: u64,
     /// Bytes written.
     pub bytes_written: u64,
+}
+
+/// The counters of a node, since the process started or the object was opened. What was never used is not listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeStatistics {
+    /// Changes when the process restarts, and all counters with it.
+    pub instance: Uuid,
+    /// The replicas by name, as their pools serve them.
+    pub replicas: Vec<(String, IoStats)>,
+    /// The nexuses, as their clients see them.
+    pub nexuses: Vec<NexusStatistics>,
+}
+
+/// The counters of a nexus.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NexusStatistics {
+    /// Its uuid.
+    pub uuid: Uuid,
+    /// What clients asked for.
+    pub io: IoStats,
+    /// What it asked of its children, rebuilds and its own records included, by URI.
+    pub children: Vec<(String, IoStats)>,
 }
 
 /// What a child of a nexus is good for.

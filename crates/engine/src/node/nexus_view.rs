@@ -7,7 +7,9 @@ use uuid::Uuid;
 use super::nexuses::{NexusSlot, NexusState, device_name, no_nexus, parse_uuid};
 use super::{Node, Result};
 use crate::config::{NexusConfig, Share, parse_size};
-use crate::model::{ChildInfo, ChildState, Error, Health, LedgerInfo, NexusInfo, RebuildInfo, RebuildState};
+use crate::model::{
+    ChildInfo, ChildState, Error, Health, LedgerInfo, NexusInfo, NexusStatistics, RebuildInfo, RebuildState,
+};
 use crate::volume;
 
 impl Node {
@@ -15,6 +17,16 @@ impl Node {
     pub fn nexuses(&self) -> Vec<NexusInfo> {
         let uuids: Vec<Uuid> = self.nexuses.borrow().keys().copied().collect();
         uuids.into_iter().filter_map(|uuid| self.nexus_info(uuid).ok()).collect()
+    }
+
+    pub(crate) fn nexus_statistics(&self) -> Vec<NexusStatistics> {
+        let slots = self.nexuses.borrow();
+        let open = slots.iter().filter_map(|(uuid, slot)| match &slot.state {
+            NexusState::Open { nexus, .. } => Some((*uuid, nexus)),
+            NexusState::Lost { .. } => None,
+        });
+        let read = open.map(|(uuid, nexus)| NexusStatistics { uuid, io: nexus.io(), children: nexus.children_io() });
+        read.filter(|n| !n.io.is_idle() || n.children.iter().any(|(_, io)| !io.is_idle())).collect()
     }
 
     pub(crate) fn nexus_info(&self, uuid: Uuid) -> Result<NexusInfo> {

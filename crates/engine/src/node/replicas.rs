@@ -12,7 +12,7 @@ use super::pools::{PoolState, check_name, pool_error};
 use super::registry::{Bdev, Claim, Origin};
 use super::{Node, Result};
 use crate::guard::Guard;
-use crate::model::{CreateReplica, Error, ErrorKind, Health, Protocol, ReplicaInfo, ReplicaStats};
+use crate::model::{CreateReplica, Error, ErrorKind, Health, NodeStatistics, Protocol, ReplicaInfo, ReplicaStats};
 
 /// A replica of an imported pool.
 pub(crate) struct ReplicaSlot {
@@ -194,21 +194,26 @@ impl Node {
 
     /// What was read from and written to each replica.
     pub fn replica_stats(&self) -> Vec<ReplicaStats> {
-        let stats = |(uuid, slot): (&String, &ReplicaSlot)| ReplicaStats {
-            uuid: uuid.clone(),
-            pool: slot.pool.clone(),
-            num_read_ops: slot.counted.reads.get(),
-            num_write_ops: slot.counted.writes.get(),
-            bytes_read: slot.counted.bytes_read.get(),
-            bytes_written: slot.counted.bytes_written.get(),
+        let stats = |(uuid, slot): (&String, &ReplicaSlot)| {
+            let [(num_read_ops, bytes_read), (num_write_ops, bytes_written)] = slot.counted.meter.totals();
+            let (uuid, pool) = (uuid.clone(), slot.pool.clone());
+            ReplicaStats { uuid, pool, num_read_ops, num_write_ops, bytes_read, bytes_written }
         };
         self.replicas.borrow().iter().map(stats).collect()
+    }
+
+    /// The counters of all replicas and nexuses that were ever used.
+    pub fn statistics(&self) -> NodeStatistics {
+        let replica = |(uuid, slot): (&String, &ReplicaSlot)| (uuid.clone(), slot.counted.meter.read());
+        let replicas = self.replicas.borrow().iter().map(replica).filter(|(_, io)| !io.is_idle()).collect();
+        let nexuses = self.nexus_statistics();
+        NodeStatistics { instance: self.instance, replicas, nexuses }
     }
 
     /// Makes a replica of an open pool known as a device.
     pub(crate) fn register_replica(&self, pool: &str, replica: Rc<Replica>) -> Result<()> {
         let name = replica.name().to_owned();
-        let counted = Rc::new(Counted::new(replica.clone() as DiskRef));
+        let counted = Rc::new(Counted::new(&self.host, replica.clone() as DiskRef));
         let bdev = Bdev {
             guard: Guard::new(counted.clone(), None),
             disk: counted.clone(),

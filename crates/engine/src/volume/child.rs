@@ -10,6 +10,8 @@ use nexus::map::{Maps, Shape};
 use nexus::meta::{self, Identity};
 use uuid::{Builder, Uuid};
 
+use crate::meter::Meter;
+
 use super::pump::Link;
 
 /// What was found on a child.
@@ -43,11 +45,11 @@ pub(super) async fn look(
     size: Bytes,
     limit: Duration,
 ) -> Result<Look, Unfit> {
-    let look = look_now(disk, volume, size);
+    let look = look_now(host, disk, volume, size);
     host.timeout(limit, look).await.unwrap_or_else(|| Err(Unfit::Io("the device does not answer".into())))
 }
 
-async fn look_now(disk: &DiskRef, volume: Uuid, size: Bytes) -> Result<Look, Unfit> {
+async fn look_now(host: &Host, disk: &DiskRef, volume: Uuid, size: Bytes) -> Result<Look, Unfit> {
     let geometry = disk.geometry();
     let layout = Layout::new(geometry.block_size, geometry.blocks).map_err(|e| Unfit::Never(e.to_string()))?;
     let room = geometry.block_size.bytes_of(layout.data().len);
@@ -58,7 +60,8 @@ async fn look_now(disk: &DiskRef, volume: Uuid, size: Bytes) -> Result<Look, Unf
     let front = disk.read(layout.probe_front()).await.map_err(io("reading the label"))?;
     let back = disk.read(layout.back()).await.map_err(io("reading the backup label"))?;
     let probe = label::probe(&front, &back, &layout);
-    let mut look = Look { link: Link { disk: disk.clone(), layout }, probe, member: None, ledger: None, slot: 0 };
+    let link = Link { disk: disk.clone(), layout, meter: Meter::new(host, geometry.block_size) };
+    let mut look = Look { link, probe, member: None, ledger: None, slot: 0 };
     if !matches!(&look.probe, Probe::Labelled { label, .. } if label.volume == volume) {
         return Ok(look);
     }

@@ -11,6 +11,8 @@ use nexus::map::Shape;
 use nexus::{MemberId, MemberState, Reason};
 use uuid::Uuid;
 
+use crate::meter::IoStats;
+
 use super::child::{self, Look, Unfit};
 use super::open;
 use super::pump::{Child, Pump};
@@ -78,6 +80,16 @@ impl Nexus {
             in_sync: children.iter().filter(listed).map(|c| c.uri.clone()).collect(),
             children: infos,
         }
+    }
+
+    /// What clients asked for, since it was opened.
+    pub fn io(&self) -> IoStats {
+        self.pump.meter.read()
+    }
+    /// What was asked of the children that are open, by URI.
+    pub fn children_io(&self) -> Vec<(String, IoStats)> {
+        let children = self.pump.children.borrow();
+        children.iter().filter_map(|c| Some((c.uri.clone(), c.link.as_ref()?.meter.read()))).collect()
     }
 
     /// Adds a child, out of sync; with `rebuild`, starts to copy to it. One that was a member before and is still listed
@@ -388,6 +400,7 @@ impl Disk for Nexus {
         self.geometry
     }
     fn submit(&self, request: Request, ticket: Ticket) {
+        let ticket = self.pump.meter.ticket(&request, ticket);
         self.pump.submit(request, ticket);
     }
     fn label(&self) -> String {

@@ -16,6 +16,8 @@ use nexus::ledger::{Ledger, Role, Version};
 use nexus::machine::{Area, Effect, FlightId, Nexus as Machine, Outbox, StoreFault};
 use uuid::Uuid;
 
+use crate::meter::Meter;
+
 use super::{LedgerError, LedgerStore, NexusEvent, StoredLedger};
 
 /// A child as the driver knows it.
@@ -33,6 +35,7 @@ pub(super) struct Child {
 pub(super) struct Link {
     pub disk: DiskRef,
     pub layout: Layout,
+    pub meter: Rc<Meter>,
 }
 
 enum Input {
@@ -56,6 +59,8 @@ pub(super) struct Pump {
     waiters: RefCell<Vec<oneshot::Sender<()>>>,
     spare: RefCell<Outbox>,
     closed: Cell<bool>,
+    /// What clients ask for.
+    pub meter: Rc<Meter>,
 }
 
 impl Pump {
@@ -67,6 +72,7 @@ impl Pump {
         events: Queue<NexusEvent>,
     ) -> Rc<Pump> {
         Rc::new(Pump {
+            meter: Meter::new(host, machine.geometry().block_size),
             uuid,
             host: host.clone(),
             machine: RefCell::new(machine),
@@ -157,7 +163,12 @@ impl Pump {
         for effect in out.drain(..) {
             match effect {
                 Effect::Submit { member, flight, area, request } => self.send(member, flight, area, request),
-                Effect::Answer(ticket, outcome) => ticket.answer(outcome),
+                Effect::Answer(ticket, outcome) => {
+                    if outcome.is_err() {
+                        self.meter.failed();
+                    }
+                    ticket.answer(outcome);
+                }
                 Effect::Record(ledger) => self.record(&ledger),
                 Effect::Changed(text) => self.tell(text),
                 Effect::Closed => {
@@ -195,7 +206,11 @@ impl Pump {
             Area::Data => link.layout.data().start,
         };
         let inbox = self.inbox.clone();
-        let ticket = Ticket::new(move |outcome| inbox.push(Input::Done(member, flight, outcome)));
+        let (meter, timing) = (link.meter.clone(), link.meter.begin(&request));
+        let ticket = Ticket::new(move |outcome| {
+            meter.finished(timing, &outcome);
+            inbox.push(Input::Done(member, flight, outcome));
+        });
         link.disk.submit(shifted(request, start), ticket);
     }
 

@@ -1,9 +1,10 @@
 //! From the node's types to those of the wire.
 
 use api::{v0, v1};
+use engine::meter::Flow;
 use engine::model::{
-    BdevInfo, ChildInfo, ChildState, Health, LedgerInfo, NexusInfo, NodeReport, PoolInfo, Protocol, RebuildInfo,
-    ReplicaInfo, ReplicaStats, SettingInfo,
+    BdevInfo, ChildInfo, ChildState, Health, IoStats, LedgerInfo, NexusInfo, NexusStatistics, NodeReport,
+    NodeStatistics, PoolInfo, Protocol, RebuildInfo, ReplicaInfo, ReplicaStats, SettingInfo,
 };
 
 /// What is used, to v0.3.0, is what others cannot have any more: also the space of a thick replica that is not written.
@@ -112,6 +113,23 @@ pub fn replica_v1(replica: ReplicaInfo) -> v1::Replica {
         shared: replica.share.is_some(),
         uri: replica.uri,
         state: replica.state.to_string(),
+    }
+}
+
+pub fn statistics_v1(statistics: NodeStatistics) -> v1::NodeStatistics {
+    let flow = |f: Flow| v1::Flow { requests: f.requests, bytes: f.bytes, micros: f.micros, latency: f.latency };
+    let io = |s: IoStats| v1::IoStats { reads: Some(flow(s.reads)), writes: Some(flow(s.writes)), errors: s.errors };
+    let replica = |(uuid, stats)| v1::ReplicaStatistics { uuid, io: Some(io(stats)) };
+    let child = |(uri, stats)| v1::ChildStatistics { uri, io: Some(io(stats)) };
+    let nexus = |n: NexusStatistics| v1::NexusStatistics {
+        uuid: n.uuid.to_string(),
+        io: Some(io(n.io)),
+        children: n.children.into_iter().map(child).collect(),
+    };
+    v1::NodeStatistics {
+        instance: statistics.instance.to_string(),
+        replicas: statistics.replicas.into_iter().map(replica).collect(),
+        nexuses: statistics.nexuses.into_iter().map(nexus).collect(),
     }
 }
 

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Engine;
-use super::convert::{config_v1, ledger_from_v1, nexus_v1, pool_v1, replica_v1, report_v1};
+use super::convert::{config_v1, ledger_from_v1, nexus_v1, pool_v1, replica_v1, report_v1, statistics_v1};
 use super::status::status;
 use super::v0::on_node;
 
@@ -63,6 +63,11 @@ impl EngineService for Engine {
         let (sender, receiver) = mpsc::channel(1);
         tokio::spawn(self.clone().send_reports(sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+
+    async fn get_statistics(&self, _: Request<Empty>) -> Answer<NodeStatistics> {
+        let statistics = on_node!(self, node => Ok(node.statistics())).await.map_err(status)?;
+        Ok(Response::new(statistics_v1(statistics)))
     }
 
     async fn create_pool(&self, request: Request<CreatePoolRequest>) -> Answer<Pool> {
