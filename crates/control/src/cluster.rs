@@ -38,6 +38,8 @@ pub(crate) struct Peer {
     pub instance: String,
     pub version: String,
     pub last_seen_ms: u64,
+    /// Why it could not be reached when it was lost.
+    pub trouble: String,
     pub pools: BTreeMap<String, v1::Pool>,
     /// Where replicas can be reached by other nodes, and their own node's reason when they do not work.
     pub replicas: BTreeMap<Uuid, v1::Replica>,
@@ -285,6 +287,7 @@ pub(crate) fn watch(inner: &Arc<Inner>, id: &str, endpoint: &str) {
         instance: String::new(),
         version: String::new(),
         last_seen_ms: now_ms,
+        trouble: String::new(),
         pools: BTreeMap::new(),
         replicas: BTreeMap::new(),
         nexuses: BTreeMap::new(),
@@ -337,7 +340,14 @@ async fn stream(inner: &Weak<Inner>, id: &str, channel: &Channel, limit: Duratio
 
 /// The node cannot be reached any more.
 pub(crate) async fn lost(inner: &Arc<Inner>, id: &str, why: &str) {
-    if inner.cluster.lock().set_reach(id, false, inner.now_ms()) {
+    let lost = {
+        let mut view = inner.cluster.lock();
+        if let Some(peer) = view.nodes.get_mut(id) {
+            why.clone_into(&mut peer.trouble);
+        }
+        view.set_reach(id, false, inner.now_ms())
+    };
+    if lost {
         inner.events.note("node-unreachable", format!("node/{id}"), format!("node {id} is unreachable: {why}")).await;
         inner.changed();
     }

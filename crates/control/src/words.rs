@@ -19,6 +19,24 @@ struct Scene<'a> {
     now_ms: u64,
 }
 
+/// What is wrong, what is being done about it, and what only an operator can do.
+#[derive(Default)]
+struct Reasons {
+    why: Vec<String>,
+    doing: Vec<String>,
+    needed: Vec<String>,
+}
+
+impl Reasons {
+    /// All of it in one line.
+    fn text(&self) -> String {
+        [&self.why[..], &self.doing, &self.needed].concat().join("; ")
+    }
+    fn is_empty(&self) -> bool {
+        self.why.is_empty() && self.doing.is_empty() && self.needed.is_empty()
+    }
+}
+
 /// The status of everything.
 pub(crate) fn status(inner: &Inner) -> v1::Status {
     let mut desired = inner.state.read().desired.clone();
@@ -79,12 +97,16 @@ impl Scene<'_> {
                 }
                 _ => "offline",
             };
+            let reasons = self.why_away(id, peer);
             v1::Node {
                 id: id.clone(),
                 grpc_endpoint: peer.endpoint.clone(),
                 state: state.to_owned(),
                 last_seen_ms_ago: self.now_ms.saturating_sub(peer.last_seen_ms),
                 version: peer.version.clone(),
+                why: reasons.why,
+                doing: reasons.doing,
+                needed: reasons.needed,
             }
         };
         self.view.nodes.iter().map(describe).collect()
@@ -137,7 +159,8 @@ impl Scene<'_> {
         if let Some(t) = trouble {
             let next = t.until_ms.saturating_sub(self.now_ms);
             let when = if next == 0 { "now".to_owned() } else { format!("in {}", duration(next + 999)) };
-            reasons.push(format!("the last attempt to {} failed: {}; next try {when}", t.action, t.why));
+            reasons.why.push(format!("the last attempt to {} failed: {}", t.action, t.why));
+            reasons.doing.push(format!("next try {when}"));
         }
         let host = |(name, host): (&String, &plan::HostUse)| v1::VolumeHost {
             host: name.clone(),
@@ -152,7 +175,10 @@ impl Scene<'_> {
             replicas_wanted: v.replicas,
             thin: v.thin,
             state: state.to_owned(),
-            reason: reasons.join("; "),
+            reason: reasons.text(),
+            why: reasons.why,
+            doing: reasons.doing,
+            needed: reasons.needed,
             target_node: target.filter(|_| published).unwrap_or_default().to_owned(),
             device_uri: wire.filter(|_| published).map(|n| n.device_uri.clone()).unwrap_or_default(),
             replicas: v.copies.keys().map(|r| self.replica(*r, v, nexus, wire)).collect(),
@@ -211,15 +237,38 @@ impl Scene<'_> {
         }
     }
 
-    fn why_deleting(&self, v: &Volume) -> Vec<String> {
+    /// Why a node is not online, and what becomes of the copies that it holds.
+    fn why_away(&self, id: &str, peer: &crate::cluster::Peer) -> Reasons {
+        let mut reasons = Reasons::default();
+        let Some((ms, _)) = self.away(id) else { return reasons };
+        let trouble = if peer.trouble.is_empty() { "it has not reported yet" } else { &peer.trouble };
+        reasons.why.push(format!("unreachable for {}: {trouble}", duration(ms)));
+        let here = |v: &&Volume| v.wanted_copies().any(|(_, r)| r.pool.node == id);
+        let waiting = self.desired.volumes.values().filter(here).count();
+        let copies = if waiting == 1 { "1 copy".to_owned() } else { format!("{waiting} copies") };
+        let left = self.settings.node_grace_ms.saturating_sub(ms);
+        match (waiting, left) {
+            (0, _) => reasons.doing.push("no volume needs it".to_owned()),
+            (_, 0) => reasons.doing.push(format!("{copies} that it holds are being replaced on other nodes")),
+            _ => reasons.doing.push(format!(
+                "{copies} that it holds are replaced on other nodes in {} unless it returns",
+                duration(left + 999)
+            )),
+        }
+        reasons.needed.push(format!("see whether the machine and `mayastor engine` at {} run", peer.endpoint));
+        reasons
+    }
+
+    fn why_deleting(&self, v: &Volume) -> Reasons {
         let mut nodes: Vec<&String> = v.nexus_nodes.iter().chain(v.copies.values().map(|r| &r.pool.node)).collect();
         nodes.sort();
         nodes.dedup();
         let away: Vec<&str> = nodes.into_iter().filter(|n| !self.observed.is_online(n)).map(String::as_str).collect();
         if away.is_empty() {
-            return vec!["its copies are being destroyed".to_owned()];
+            return Reasons { doing: vec!["its copies are being destroyed".to_owned()], ..Reasons::default() };
         }
-        vec![format!("what it holds on {} is freed when that comes back", away.join(", "))]
+        let text = format!("what it holds on {} is freed when that comes back", away.join(", "));
+        Reasons { doing: vec![text], ..Reasons::default() }
     }
 
     fn no_room(&self, v: &Volume, missing: usize) -> String {
@@ -232,20 +281,20 @@ impl Scene<'_> {
         format!("no other pool{only} has {size} free for {copies}: add a pool, or free some space")
     }
 
-    fn why_pending(&self, v: &Volume, standings: &BTreeMap<Uuid, Standing>) -> Vec<String> {
+    fn why_pending(&self, v: &Volume, standings: &BTreeMap<Uuid, Standing>) -> Reasons {
         let missing = (v.replicas as usize).saturating_sub(standings.values().filter(|s| s.counts()).count());
-        let mut reasons = Vec::new();
+        let mut reasons = Reasons::default();
         if missing > 0 && self.unplaceable(v, standings) {
-            reasons.push(self.no_room(v, missing));
+            reasons.needed.push(self.no_room(v, missing));
         }
         for (id, _) in standings.iter().filter(|(_, s)| **s == Standing::Waiting) {
             let node = &v.copies[id].pool.node;
             if let Some((ms, why)) = self.away(node) {
-                reasons.push(format!("waits for {node} ({why} for {})", duration(ms)));
+                reasons.why.push(format!("waits for {node} ({why} for {})", duration(ms)));
             }
         }
         if reasons.is_empty() {
-            reasons.push("its copies are being created".to_owned());
+            reasons.doing.push("its copies are being created".to_owned());
         }
         reasons
     }
@@ -256,17 +305,19 @@ impl Scene<'_> {
         room.take(v, |id| standings.get(&id).is_some_and(|s| s.counts()), &[]).is_none()
     }
 
-    fn why_closed(&self, id: Uuid, v: &Volume, wire: Option<&v1::Nexus>) -> Vec<String> {
-        let mut reasons = Vec::new();
+    fn why_closed(&self, id: Uuid, v: &Volume, wire: Option<&v1::Nexus>) -> Reasons {
+        let mut reasons = Reasons::default();
         if let Some(reason) = wire.map(|n| &n.reason).filter(|r| !r.is_empty()) {
-            reasons.push(reason.clone());
+            reasons.why.push(reason.clone());
         }
         if let Some(target) = &v.target
             && let Some((ms, why)) = self.away(target)
         {
             let grace = self.settings.node_grace_ms;
-            let then = if ms < grace { format!("; it moves in {}", duration(grace - ms + 999)) } else { String::new() };
-            reasons.push(format!("its target {target} was lost {} ago ({why}){then}", duration(ms)));
+            reasons.why.push(format!("its target {target} was lost {} ago ({why})", duration(ms)));
+            if ms < grace {
+                reasons.doing.push(format!("it moves in {}", duration(grace - ms + 999)));
+            }
         }
         let members = v.ledger.as_ref().map(|l| l.in_sync.clone()).unwrap_or_default();
         for member in members {
@@ -275,16 +326,16 @@ impl Scene<'_> {
                 Presence::Present => {}
                 Presence::Away { since_ms } => {
                     let ms = duration(self.now_ms.saturating_sub(since_ms));
-                    reasons.push(format!("a good copy is on {}, which is unreachable for {ms}", copy.pool.node));
+                    reasons.why.push(format!("a good copy is on {}, which is unreachable for {ms}", copy.pool.node));
                 }
                 Presence::Missing | Presence::Broken { .. } => {
-                    reasons.push(format!("a good copy was in {}, which does not show it", copy.pool));
+                    reasons.why.push(format!("a good copy was in {}, which does not show it", copy.pool));
                 }
             }
         }
         if reasons.is_empty() {
             let node = v.target.as_deref().unwrap_or("?");
-            reasons.push(if self.observed.nexus(node, id).is_some() {
+            reasons.doing.push(if self.observed.nexus(node, id).is_some() {
                 format!("it is being opened anew on {node}")
             } else {
                 format!("it is being opened on {node}")
@@ -294,17 +345,17 @@ impl Scene<'_> {
     }
 
     /// Everything is in sync as far as its nexus knows; what the control plane knows beyond that.
-    fn why_worried(&self, v: &Volume, standings: &BTreeMap<Uuid, Standing>) -> Vec<String> {
+    fn why_worried(&self, v: &Volume, standings: &BTreeMap<Uuid, Standing>) -> Reasons {
         let good = standings.iter().filter(|(_, s)| **s == Standing::Good).map(|(id, _)| &v.copies[id].pool.node);
         let away = good.filter_map(|node| {
             let (ms, why) = self.away(node)?;
             Some(format!("the copy on {node} is in doubt for {} ({why})", duration(ms)))
         });
-        away.collect()
+        Reasons { why: away.collect(), ..Reasons::default() }
     }
 
-    fn why_degraded(&self, v: &Volume, wire: Option<&v1::Nexus>, standings: &BTreeMap<Uuid, Standing>) -> Vec<String> {
-        let (mut lost, mut cure) = (Vec::new(), Vec::new());
+    fn why_degraded(&self, v: &Volume, wire: Option<&v1::Nexus>, standings: &BTreeMap<Uuid, Standing>) -> Reasons {
+        let Reasons { why: mut lost, doing: mut cure, mut needed } = Reasons::default();
         let child = |id: &Uuid| wire.and_then(|n| n.children.iter().find(|c| uuid_of(&c.uri) == Some(*id)));
         for (id, standing) in standings {
             let node = &v.copies[id].pool.node;
@@ -335,13 +386,13 @@ impl Scene<'_> {
         let coming = standings.values().filter(|s| s.counts()).count();
         let missing = (v.replicas as usize).saturating_sub(coming);
         if missing > 0 {
-            cure.push(if self.unplaceable(v, standings) {
-                self.no_room(v, missing)
+            if self.unplaceable(v, standings) {
+                needed.push(self.no_room(v, missing));
             } else {
-                "a new copy is being placed".to_owned()
-            });
+                cure.push("a new copy is being placed".to_owned());
+            }
         }
-        lost.into_iter().chain(cure).collect()
+        Reasons { why: lost, doing: cure, needed }
     }
 }
 
