@@ -138,11 +138,14 @@ impl Metadata {
 
     /// What contradicts itself across the whole pool: extents with two owners, more promised than there is.
     pub fn problems(&self) -> Vec<String> {
+        // In pieces that are made as they are needed: what a damaged disk says about its size is not to be believed.
+        const PIECE: u32 = 1024;
         let mut problems = Vec::new();
-        let mut owner: Vec<Vec<u32>> = self.disks.iter().map(|d| vec![0; d.extents as usize]).collect();
+        let mut owners: BTreeMap<(u8, u32), Vec<u32>> = BTreeMap::new();
         for (id, replica) in &self.replicas {
             for (logical, place) in replica.map.mapped_in(0, replica.map.extents()) {
-                let slot = &mut owner[usize::from(place.disk)][place.extent as usize];
+                let piece = owners.entry((place.disk, place.extent / PIECE)).or_insert_with(|| vec![0; PIECE as usize]);
+                let slot = &mut piece[(place.extent % PIECE) as usize];
                 if *slot != 0 {
                     let other = self.replicas.get(slot).map_or("?", |r| &r.name);
                     let (disk, extent, name) = (place.disk, place.extent, &replica.name);
@@ -216,6 +219,18 @@ mod tests {
         ] {
             assert!(m.apply(&bad).is_err(), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_disk_that_claims_to_be_huge_costs_no_memory() {
+        let huge = |n| DiskMeta { uuid: Uuid::from_u128(n), extents: u32::MAX };
+        let mut m = Metadata::new(4096, (1..65).map(huge).collect());
+        m.apply(&Record::CreateReplica { replica: 1, name: "thin".into(), size: 1 << 40, thin: true }).unwrap();
+        for disk in 0..64 {
+            let run = Run { logical: u32::from(disk), place: Place { disk, extent: u32::MAX - 1 }, count: 1 };
+            m.apply(&Record::Map { replica: 1, run }).unwrap();
+        }
+        assert_eq!(m.problems(), Vec::<String>::new());
     }
 
     #[test]
