@@ -180,6 +180,10 @@ impl Ledger {
             Some(Entry { member: uuid_at(at), role, uri_tag: u64_at(at + 16) })
         };
         let entries = (0..count).map(entry).collect::<Option<Vec<_>>>()?;
+        // No nexus lists a member twice; one that is both in sync and behind would be believed to be either.
+        if entries.iter().map(|e| e.member).collect::<Set>().len() != count {
+            return None;
+        }
         let set = |i: usize| {
             let mask = u64_at(HEAD + count * RECORD + i * 8);
             entries.iter().enumerate().filter(|(i, _)| mask >> i & 1 == 1).map(|(_, e)| e.member).collect()
@@ -230,6 +234,22 @@ mod tests {
             bytes[..8].copy_from_slice(MAGIC);
             prop_assert_eq!(Ledger::decode(&bytes), None);
         }
+    }
+
+    #[test]
+    fn a_member_that_is_listed_twice_is_no_ledger() {
+        let entry = |n, role| Entry { member: Uuid::from_u128(n), role, uri_tag: 0 };
+        let entries = vec![entry(1, Role::InSync), entry(2, Role::InSync), entry(2, Role::Behind)];
+        let ledger = Ledger {
+            volume: Uuid::from_u128(9),
+            version: Version(2),
+            size: Bytes(0),
+            region: Bytes(0),
+            parent: Version(1),
+            entries,
+            doubts: Vec::new(),
+        };
+        assert_eq!(Ledger::decode(&ledger.encode()), None);
     }
 
     #[test]
