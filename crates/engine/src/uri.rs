@@ -136,6 +136,8 @@ impl DeviceUri {
     pub fn canonical(&self) -> String {
         let mut query = Vec::new();
         let base = match &self.device {
+            // Only a plain path can have these characters in it, and it has no parameters.
+            Device::File { path } if path.contains(['?', '#']) => return path.clone(),
             Device::File { path } => {
                 let scheme = if self.text.starts_with("uring:") { "uring" } else { "aio" };
                 format!("{scheme}://{path}")
@@ -296,6 +298,14 @@ mod tests {
         assert_eq!(ok("bdev:///a/b").name(), "a/b");
         assert_eq!(ok("bdev:////dev/sda").name(), "/dev/sda");
         assert_eq!(ok("loopback:///a").device, Device::Bdev { name: "a".into() });
+    }
+
+    #[test]
+    fn a_path_with_the_signs_of_a_uri_stays_a_path() {
+        for path in ["/tmp/a?b", "/tmp/a?blk_size=4096", "/tmp/a#b"] {
+            assert_eq!(ok(path).canonical(), path);
+            assert_eq!(ok(&ok(path).canonical()).device, ok(path).device);
+        }
     }
 
     #[test]
