@@ -12,9 +12,9 @@ fn mayastor() -> Command {
 
 /// The first of ten free ports in a row, below those that the system gives away.
 fn ports(salt: u16) -> u16 {
-    let start = 12_000 + u16::try_from(std::process::id() % 900).expect("small") * 20 + salt;
+    let start = 12_000 + u16::try_from(std::process::id() % 450).expect("small") * 40 + salt;
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
-    (0..500).map(|n| start.wrapping_add(n * 20)).find(|p| (*p..*p + 10).all(free)).expect("ten free ports")
+    (0..500).map(|n| start.wrapping_add(n * 40)).find(|p| (*p..*p + 10).all(free)).expect("ten free ports")
 }
 
 fn directory(name: &str) -> PathBuf {
@@ -27,6 +27,8 @@ fn up(dir: &std::path::Path, grpc: u16, nvme: u16) -> Command {
     let mut command = mayastor();
     command.args(["up", "--pool-size", "512MiB", "--base-port", &grpc.to_string(), "--nvme-port", &nvme.to_string()]);
     command.arg("--data-dir").arg(dir).env_remove("RUST_LOG");
+    // Nothing of it may outlive a test that is killed.
+    command.env("MAYASTOR_PARENT", std::process::id().to_string());
     command
 }
 
@@ -34,21 +36,65 @@ fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
+/// A running `mayastor up`; it is killed when the test fails.
+struct Up(Child);
+
+impl Drop for Up {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Starts it and waits until it says that it is up.
-fn started(mut command: Command) -> Child {
-    let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+fn started(mut command: Command) -> Up {
+    let mut up = Up(command.stdout(Stdio::piped()).spawn().expect("it starts"));
+    let child = &mut up.0;
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let first = lines.next().expect("a line").expect("text");
     assert!(first.starts_with("Mayastor is up: 3 nodes"), "{first}");
     // Somebody must read the rest.
     std::thread::spawn(move || lines.for_each(drop));
-    child
+    up
 }
 
-fn interrupt(mut child: Child) {
-    let pid = rustix::process::Pid::from_child(&child);
+fn interrupt(mut up: Up) {
+    let pid = rustix::process::Pid::from_child(&up.0);
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
-    assert!(child.wait().expect("it ends").success());
+    assert!(up.0.wait().expect("it ends").success());
+}
+
+/// The processes whose parent is `parent`.
+fn children(parent: u32) -> Vec<u32> {
+    let pids = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| state(*pid).is_some_and(|(_, ppid)| ppid == parent)).collect()
+}
+
+/// A process's state letter and its parent; nothing when there is no such process.
+fn state(pid: u32) -> Option<(char, u32)> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = stat.rsplit_once(") ")?.1.split(' ');
+    Some((fields.next()?.chars().next()?, fields.next()?.parse().ok()?))
+}
+
+#[test]
+fn no_engine_outlives_it_not_even_one_that_is_stopped() {
+    let (dir, grpc, nvme) = (directory("killed"), ports(20), ports(30));
+    let mut up = started(up(&dir, grpc, nvme));
+    let engines = children(up.0.id());
+    assert_eq!(engines.len(), 3);
+    let stopped = rustix::process::Pid::from_raw(engines[0].cast_signed()).expect("a process");
+    rustix::process::kill_process(stopped, rustix::process::Signal::STOP).expect("it runs");
+    up.0.kill().expect("it runs");
+    up.0.wait().expect("it ends");
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    // What nobody has waited for yet is gone too.
+    while engines.iter().any(|pid| state(*pid).is_some_and(|(state, _)| state != 'Z')) {
+        assert!(std::time::Instant::now() < end, "engines {engines:?} are still there");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let _ = std::fs::remove_dir_all(dir);
 }
 
 #[test]

@@ -58,6 +58,7 @@ impl Cluster {
             command.args(["-c", "0"]).arg(program).args(["engine", "--node-name", &format!("bench-{k}")]);
             command.args(["--grpc", &grpc, "--nvme", &format!("127.0.0.1:{}", NVME_PORT + k as u16)]);
             command.args(["--spin", &spin_us.to_string()]);
+            command.env("MAYASTOR_PARENT", std::process::id().to_string());
             let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
             let channel = tonic::transport::Endpoint::from_shared(format!("http://{grpc}"))?;
             let channel = cluster.runtime.block_on(async {

@@ -31,6 +31,8 @@ impl Cluster {
         let control = Command::new(&program)
             .args(["control", "--grpc", &format!("127.0.0.1:{CONTROL_PORT}"), "--node-grace", "3", "--data-dir"])
             .arg(folder.join("control"))
+            // Nothing may outlive a run that is killed.
+            .env("MAYASTOR_PARENT", std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(fs::File::create(folder.join("control.log"))?)
             .stderr(fs::File::create(folder.join("control.err"))?)
@@ -59,6 +61,7 @@ impl Cluster {
             .args(["--nvme", &format!("127.0.0.1:{}", self.nvme_port(k)), "--nvme-advertise", HOST_ADDRESS])
             .args(["--control", &format!("127.0.0.1:{CONTROL_PORT}"), "--config"])
             .arg(self.folder.join(format!("node-{k}.yaml")))
+            .env("MAYASTOR_PARENT", std::process::id().to_string())
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

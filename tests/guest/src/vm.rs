@@ -45,10 +45,16 @@ impl Vm {
         let _ = fs::remove_dir_all(folder);
         fs::create_dir_all(folder)?;
         let log = fs::File::create(folder.join("qemu.log"))?;
-        let mut command = Command::new("qemu-system-x86_64");
-        command.args(arguments(image, folder)).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        // setpriv lets the guest end with us, however we end.
+        let mut command = Command::new("setpriv");
+        command
+            .args(["--pdeathsig", "KILL", "qemu-system-x86_64"])
+            .args(arguments(image, folder))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
         command.process_group(0);
-        let qemu = command.spawn().map_err(|e| format!("cannot start qemu-system-x86_64: {e}"))?;
+        let qemu = command.spawn().map_err(|e| format!("cannot start setpriv with qemu-system-x86_64: {e}"))?;
         let mut vm = Vm { qemu, ports: Vec::new(), folder: folder.to_owned() };
         let end = Instant::now() + BOOT;
         for k in 0..PORTS {

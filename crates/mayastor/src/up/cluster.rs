@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::POOL;
 use crate::failure::{Done, Failure};
 
-/// Tells an engine whose child it is: it ends when that process does.
+/// Tells a process whose child it is: it ends when that process does. The tests use it too.
 const PARENT: &str = "MAYASTOR_PARENT";
 /// How long nodes may take to come up, with all that they hold.
 const START: Duration = Duration::from_secs(60);
@@ -85,11 +85,12 @@ pub struct Cluster {
     _lock: File,
 }
 
-/// When this process is an engine of `mayastor up`: makes it end with that. To be called first thing.
+/// When this process is an engine of `mayastor up`, or a part of a test: makes it end with that, at once and even while
+/// it is stopped or does not listen. It is a crash, and a crash loses nothing. To be called first thing.
 pub fn follow_parent() {
     let Ok(parent) = std::env::var(PARENT) else { return };
-    // When it cannot be set up, the engine merely outlives a parent that was killed.
-    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::TERM));
+    // When it cannot be set up, the process merely outlives a parent that was killed.
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     let alive = rustix::process::getppid().is_some_and(|pid| pid.as_raw_nonzero().to_string() == parent);
     if !alive {
         // It died before we could ask for the signal.

@@ -63,6 +63,8 @@ impl Engine {
         if !arguments.contains(&"--nvme") {
             command.args(["--nvme", "127.0.0.1:0"]);
         }
+        // It must not outlive a test that is killed.
+        command.env("MAYASTOR_PARENT", std::process::id().to_string());
         let mut process = command.args(arguments).stdout(Stdio::piped()).spawn().expect("the engine starts");
         let mut stdout = BufReader::new(process.stdout.take().expect("it is piped"));
         let mut line = String::new();
