@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "a tool for developers, outside the product")]
 
+mod fuzz;
 mod layers;
 mod packages;
 mod shell;
@@ -28,6 +29,8 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Feed arbitrary bytes to every decoder (needs a nightly compiler and cargo-fuzz)
+    Fuzz(fuzz::Args),
     /// Check that each crate uses only the crates that its layer allows
     Layers,
     /// The quick checks before a push: formatting, lints, layers, unit tests
@@ -38,6 +41,7 @@ fn main() -> std::process::ExitCode {
     let result = match Args::parse().chore {
         Chore::Test(args) => test::run(&args),
         Chore::Bench { args } => test::bench(&args),
+        Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Layers => layers::check(),
         Chore::Prepush => test::prepush(),
     };

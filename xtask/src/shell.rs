@@ -13,8 +13,21 @@ pub fn root() -> PathBuf {
 
 /// Runs a program in the root folder, its output shown; an error when it fails.
 pub fn run(program: &str, args: &[&str]) -> Result<()> {
+    finish(program, args, Command::new(program).args(args))
+}
+
+/// The same without the choice of a compiler that cargo made for us.
+pub fn run_clean(program: &str, args: &[&str]) -> Result<()> {
+    let mut command = Command::new(program);
+    for name in ["RUSTUP_TOOLCHAIN", "CARGO", "RUSTC"] {
+        command.env_remove(name);
+    }
+    finish(program, args, command.args(args))
+}
+
+fn finish(program: &str, args: &[&str], command: &mut Command) -> Result<()> {
     println!("$ {program} {}", args.join(" "));
-    let status = Command::new(program).args(args).current_dir(root()).status();
+    let status = command.current_dir(root()).status();
     match status.map_err(|e| format!("cannot run {program}: {e}"))? {
         status if status.success() => Ok(()),
         status => Err(format!("{program} {} failed: {status}", args.join(" ")).into()),
