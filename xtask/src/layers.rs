@@ -10,6 +10,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("block", &[]),
     ("host", &["block"]),
     ("nvme", &["block"]),
+    ("iscsi", &["block"]),
     ("nexus", &["block"]),
     ("plan", &["block"]),
     ("pool", &["block", "host"]),

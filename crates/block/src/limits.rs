@@ -30,3 +30,17 @@ pub const IN_CAPSULE_BYTES: usize = 8192;
 pub const REGISTRANTS: usize = 64;
 /// Hosts that can be registered with one replica of a pool, which keeps them on its disks.
 pub const REPLICA_REGISTRANTS: usize = 8;
+/// Commands that one iSCSI session may have outstanding.
+pub const ISCSI_TASKS: u32 = 128;
+/// Commands for immediate delivery besides.
+pub const ISCSI_IMMEDIATE_TASKS: u32 = 8;
+/// Bytes of data in one iSCSI PDU that we take.
+pub const ISCSI_SEGMENT_BYTES: usize = 256 << 10;
+/// Bytes of an iSCSI command's data that may come unasked.
+pub const ISCSI_FIRST_BURST_BYTES: usize = 64 << 10;
+/// Bytes that one WRITE SAME command writes.
+pub const ISCSI_WRITE_SAME_BYTES: usize = 64 << 20;
+/// Ranges in one UNMAP command.
+pub const ISCSI_UNMAP_RANGES: usize = 256;
+/// Initiators that may be registered for persistent reservations of one logical unit.
+pub const ISCSI_REGISTRATIONS: usize = 128;
