@@ -14,7 +14,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("nexus", &["block"]),
     ("plan", &["block"]),
     ("pool", &["block", "host"]),
-    ("engine", &["block", "host", "nvme", "nexus", "pool"]),
+    ("engine", &["block", "host", "iscsi", "nvme", "nexus", "pool"]),
     ("ring", &["block", "host"]),
     ("sim", &["block", "host", "engine", "plan"]),
     ("api", &[]),

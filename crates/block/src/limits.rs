@@ -39,7 +39,7 @@ pub const ISCSI_SEGMENT_BYTES: usize = 256 << 10;
 /// Bytes of an iSCSI command's data that may come unasked.
 pub const ISCSI_FIRST_BURST_BYTES: usize = 64 << 10;
 /// Bytes that one WRITE SAME command writes.
-pub const ISCSI_WRITE_SAME_BYTES: usize = 64 << 20;
+pub const ISCSI_WRITE_SAME_BYTES: usize = 16 << 20;
 /// Ranges in one UNMAP command.
 pub const ISCSI_UNMAP_RANGES: usize = 256;
 /// Initiators that may be registered for persistent reservations of one logical unit.

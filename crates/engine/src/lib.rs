@@ -5,6 +5,7 @@
 
 pub mod config;
 pub mod guard;
+pub mod iscsi;
 pub mod load;
 pub mod malloc;
 pub mod meter;

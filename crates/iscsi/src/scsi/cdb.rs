@@ -380,7 +380,6 @@ fn parse_blocks(cdb: &[u8; 16], geometry: &Geometry) -> Result<Command, Sense> {
         | Command::WriteVerify { range, .. }
         | Command::Verify { range, .. }
         | Command::OrWrite { range, .. }
-        | Command::CompareAndWrite { range, .. }
             if range.is_empty() =>
         {
             Command::Prefetch

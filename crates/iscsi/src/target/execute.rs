@@ -20,11 +20,11 @@ impl Target {
             Err(failure) => return self.end_task(id, slot, Err(failure), out),
         };
         let data = task.data();
-        let has_unit = task.has_unit;
+        let (has_unit, needed) = (task.has_unit, task.needed);
         if let Some(answer) = self.control(id, export, &command, has_unit, &data, out) {
-            let answer = answer.map(|bytes| match command {
-                Command::PersistentOut { .. } | Command::ModeSelect { .. } => Success::Sent(data.len() as u64),
-                _ => Success::Data(Data::from(Buf::copy_of(&bytes))),
+            let answer = answer.map(|bytes| match bytes.is_empty() {
+                true => Success::Sent(needed as u64),
+                false => Success::Data(Data::from(Buf::copy_of(&bytes))),
             });
             return self.end_task(id, slot, answer, out);
         }
@@ -33,7 +33,6 @@ impl Target {
             Err(failure) => self.end_task(id, slot, Err(failure), out),
             // It asks for nothing.
             Ok((_, requests)) if requests.is_empty() => {
-                let needed = self.connection(id).tasks.get(slot).map_or(0, |t| t.needed);
                 self.end_task(id, slot, Ok(Success::Sent(needed as u64)), out);
             }
             Ok((step, requests)) => {
@@ -164,6 +163,7 @@ fn prepare(command: &Command, data: Buf, geometry: &Geometry) -> Result<(Step, V
         Command::Verify { range, compare } => {
             (Step::Verify((compare != Compare::Nothing).then_some(data)), read(range))
         }
+        Command::CompareAndWrite { range, .. } if range.is_empty() => (Step::Done, Vec::new()),
         Command::CompareAndWrite { range, durability } => (Step::CompareAndWrite(range, data, durability), read(range)),
         Command::OrWrite { range, durability } => (Step::OrWrite(range, data, durability), read(range)),
         Command::Flush => (Step::Done, vec![Request::Flush]),

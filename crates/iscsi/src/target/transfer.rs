@@ -1,6 +1,6 @@
 //! A command's way to its data: where it begins, the data that comes unasked, and the data that is asked for.
 
-use block::{BufMut, limits};
+use block::{BlockRange, BufMut, Bytes, Geometry};
 
 use super::full::{Current, Placed, Violation};
 use super::receive::Sink;
@@ -40,8 +40,8 @@ impl Target {
             return Err(Violation);
         }
         let needed = plan.as_ref().map_or(0, |c| c.data_out(&geometry));
-        let plan = plan.and_then(|c| check_lengths(&c, command, needed));
-        let wanted = if plan.is_ok() { needed } else { 0 };
+        let plan = plan.and_then(|c| check_lengths(c, command, needed, &geometry));
+        let wanted = plan.as_ref().map_or(0, |c| c.data_out(&geometry));
         let task = Task {
             itt: command.itt,
             immediate: command.order.immediate,
@@ -193,13 +193,26 @@ impl super::Connection {
     }
 }
 
-/// A command that needs more data than the initiator will send fails, and so does one that must have exactly as much.
-fn check_lengths(command: &Command, header: &pdu::Command, needed: usize) -> Result<Command, Failure> {
+/// What a command does with as much data as the initiator offers: a write is cut to the blocks that are offered, and the
+/// residual tells how much was left out; whatever else needs more fails, and so does what must have exactly as much.
+fn check_lengths(
+    command: Command,
+    header: &pdu::Command,
+    needed: usize,
+    geometry: &Geometry,
+) -> Result<Command, Failure> {
     let offered = if header.writes { header.expected as usize } else { 0 };
-    let is_exact = matches!(command, Command::WriteSame { .. } | Command::CompareAndWrite { .. });
-    if needed > offered || is_exact && needed != offered {
-        return Err(Sense::INVALID_INFORMATION_UNIT.into());
+    let cut = |range: BlockRange| BlockRange { len: geometry.block_size.blocks_in(Bytes(offered as u64)), ..range };
+    let is_cut = needed > offered && geometry.block_size.divides(offered as u64);
+    match command {
+        Command::Write { .. } | Command::WriteVerify { .. } if is_cut && offered == 0 => Ok(Command::Prefetch),
+        Command::Write { range, durability } if is_cut => Ok(Command::Write { range: cut(range), durability }),
+        Command::WriteVerify { range, compare } if is_cut => Ok(Command::WriteVerify { range: cut(range), compare }),
+        Command::CompareAndWrite { .. } if needed == 0 && offered > 0 => Err(Sense::invalid_field(13).into()),
+        Command::WriteSame { .. } | Command::CompareAndWrite { .. } if needed != offered => {
+            Err(Sense::INVALID_INFORMATION_UNIT.into())
+        }
+        _ if needed > offered => Err(Sense::INVALID_INFORMATION_UNIT.into()),
+        _ => Ok(command),
     }
-    debug_assert!(needed <= limits::TRANSFER_BYTES);
-    Ok(*command)
 }
