@@ -36,7 +36,8 @@ pub fn run(args: &Args) -> Result<()> {
         cargo(&["build", "--release", "--locked", "-p", "mayastor"])?;
     }
     if all || args.demo {
-        cargo(&["run", "--release", "--locked", "-p", "mayastor", "--", "up", "--demo"])?;
+        // The README's words.
+        cargo(&["run", "--release", "--locked", "--", "up", "--demo"])?;
     }
     if all || args.guest {
         cargo(&["run", "--release", "--locked", "-p", "guest", "--", "--mayastor", "target/release/mayastor"])?;
