@@ -21,7 +21,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("control", &["api", "block", "plan"]),
     ("csi", &["api", "block"]),
     ("mayastor", &["api", "block", "control", "csi", "engine", "host", "plan", "pool", "ring"]),
-    ("bench", &["api", "block", "engine", "host", "ring"]),
+    ("bench", &["api", "block", "engine", "host", "nvme", "ring"]),
     ("guest", &[]),
     ("xtask", &[]),
 ];

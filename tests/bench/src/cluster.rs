@@ -14,7 +14,7 @@ const ENGINES: usize = 3;
 const GRPC_PORT: u16 = 23_124;
 const NVME_PORT: u16 = 23_420;
 /// The size of each measured device.
-const DEVICE_BYTES: u64 = 1 << 30;
+pub const DEVICE_BYTES: u64 = 1 << 30;
 
 /// Where a device is exported.
 pub struct Target {
@@ -37,6 +37,35 @@ pub const DEVICES: &[(&str, Make)] = &[
 struct Engine {
     process: Child,
     grpc: Channel,
+}
+
+/// The CPU time that some processes have used.
+pub struct Clock(Vec<u32>);
+
+impl Clock {
+    /// The sum of their threads' time on a processor, user and system.
+    pub fn now(&self) -> Result<Duration> {
+        let mut total = 0;
+        for id in &self.0 {
+            for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
+                let schedstat = std::fs::read_to_string(thread?.path().join("schedstat"))?;
+                total += schedstat.split_whitespace().next().unwrap_or("0").parse::<u64>()?;
+            }
+        }
+        Ok(Duration::from_nanos(total))
+    }
+}
+
+/// A running `perf record`; dropping it ends it in an orderly way, so that its file is whole.
+pub struct Profile(Child);
+
+impl Drop for Profile {
+    fn drop(&mut self) {
+        if let Some(id) = rustix::process::Pid::from_raw(self.0.id() as i32) {
+            let _ = rustix::process::kill_process(id, rustix::process::Signal::INT);
+        }
+        let _ = self.0.wait();
+    }
 }
 
 /// The engines.
@@ -76,16 +105,17 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// CPU time that the engines have used: the sum of their threads' time on a processor.
-    pub fn cpu_time(&self) -> Result<Duration> {
-        let mut total = 0;
-        for engine in &self.engines {
-            for thread in std::fs::read_dir(format!("/proc/{}/task", engine.process.id()))? {
-                let schedstat = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-                total += schedstat.split_whitespace().next().unwrap_or("0").parse::<u64>()?;
-            }
-        }
-        Ok(Duration::from_nanos(total))
+    /// The CPU time of the engines.
+    pub fn clock(&self) -> Clock {
+        Clock(self.engines.iter().map(|engine| engine.process.id()).collect())
+    }
+
+    /// Watches the first engine with `perf` until the guard is dropped.
+    pub fn profile(&self, file: &Path) -> Result<Profile> {
+        let mut command = Command::new("perf");
+        command.args(["record", "--quiet", "-e", "cpu-clock", "-F", "2999", "-g", "-o"]).arg(file);
+        command.args(["-p", &self.engines[0].process.id().to_string()]);
+        Ok(Profile(command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?))
     }
 
     fn v0(&self, k: usize) -> v0::mayastor_client::MayastorClient<Channel> {
@@ -155,12 +185,12 @@ impl Cluster {
     }
 
     fn fill(&self, target: &Target) -> Result<()> {
-        let mut job = crate::load::Job::all().remove(0);
+        let mut job = crate::load::Job::closed().remove(0);
         job.work.read_percent = 0;
         job.work.request_bytes = 1 << 20;
         job.work.pattern = engine::load::Pattern::Sequential;
         job.work.depth = 8;
-        crate::load::fill(target, &job, DEVICE_BYTES >> 20)
+        crate::load::fill(target, &job, DEVICE_BYTES >> 20, self.clock())
     }
 
     /// Adds a second member to a nexus of one and times the rebuild, in MB/s.

@@ -6,22 +6,32 @@ use engine::load::{Pattern, Report, Stop, Workload};
 use engine::remote::{self, RemoteOptions, RemoteSpec};
 
 use crate::Result;
-use crate::cluster::Target;
+use crate::blast::Blast;
+use crate::cluster::{Clock, Target};
 
 /// One line of the table for each device.
 pub struct Job {
     pub name: String,
     pub work: Workload,
+    pub kind: Kind,
+}
+
+/// Who makes the load.
+pub enum Kind {
+    /// Our initiator; a request is followed by the next when it is answered.
+    Closed,
+    /// The load that is cheaper than the target.
+    Blast(Blast),
 }
 
 impl Job {
     /// 4 KiB random at depth 1, 32, 128 and 128 KiB sequential at depth 16, each as reads and as writes.
-    pub fn all() -> Vec<Job> {
+    pub fn closed() -> Vec<Job> {
         let mut jobs = Vec::new();
         for (read_percent, kind) in [(100, "read"), (0, "write")] {
             for depth in [1, 32, 128] {
                 let work = Workload { read_percent, depth, request_bytes: 4096, ..Workload::default() };
-                jobs.push(Job { name: format!("rand{kind} 4k qd{depth}"), work });
+                jobs.push(Job { name: format!("rand{kind} 4k qd{depth}"), work, kind: Kind::Closed });
             }
             let work = Workload {
                 read_percent,
@@ -30,18 +40,38 @@ impl Job {
                 pattern: Pattern::Sequential,
                 ..Workload::default()
             };
-            jobs.push(Job { name: format!("{kind} 128k qd16"), work });
+            jobs.push(Job { name: format!("{kind} 128k qd16"), work, kind: Kind::Closed });
+        }
+        jobs
+    }
+
+    /// The jobs for a device. Those of which the target is the bottleneck are only for the RAM disk, which answers in
+    /// order.
+    pub fn all_for(device: &str) -> Vec<Job> {
+        let mut jobs = Job::closed();
+        if device == "malloc" {
+            for (is_read, kind) in [(true, "read"), (false, "write")] {
+                let work = Workload { read_percent: if is_read { 100 } else { 0 }, ..Workload::default() };
+                let blast = Blast { is_read, depth: 120 };
+                jobs.push(Job { name: format!("blast rand{kind} 4k qd120"), work, kind: Kind::Blast(blast) });
+            }
         }
         jobs
     }
 }
 
-/// Runs a job on a thread of its own, pinned to the last processor.
-pub fn run(target: &Target, job: &Job, time: Duration, seed: u64) -> Result<Report> {
-    run_until(target, job, Some(time), seed)
+/// Runs a job on a thread of its own, pinned to the last processor. Returns what the engines spent on it too.
+pub fn run(target: &Target, job: &Job, time: Duration, seed: u64, clock: Clock) -> Result<(Report, Duration)> {
+    run_until(target, job, Some(time), seed, clock)
 }
 
-fn run_until(target: &Target, job: &Job, time: Option<Duration>, seed: u64) -> Result<Report> {
+fn run_until(
+    target: &Target,
+    job: &Job,
+    time: Option<Duration>,
+    seed: u64,
+    clock: Clock,
+) -> Result<(Report, Duration)> {
     let spec = RemoteSpec {
         host: target.host.clone(),
         port: target.port,
@@ -62,16 +92,19 @@ fn run_until(target: &Target, job: &Job, time: Option<Duration>, seed: u64) -> R
                 let warm = Workload { stop: Stop::After(Duration::from_millis(300)), ..work.clone() };
                 engine::load::run(&host, &disk, &warm, None).await.map_err(|e| e.to_string())?;
             }
-            engine::load::run(&host, &disk, &work, None).await.map_err(|e| e.to_string())
+            let before = clock.now().map_err(|e| e.to_string())?;
+            let report = engine::load::run(&host, &disk, &work, None).await.map_err(|e| e.to_string())?;
+            Ok((report, clock.now().map_err(|e| e.to_string())?.saturating_sub(before)))
         })
     })
     .join()
     .map_err(|_| "the load thread panicked")?
-    .map_err(Into::into)
+    .map_err(|e: String| e.into())
 }
 
 /// Writes `requests` requests of a job once, in order.
-pub fn fill(target: &Target, job: &Job, requests: u64) -> Result<()> {
-    let job = Job { name: job.name.clone(), work: Workload { stop: Stop::Requests(requests), ..job.work.clone() } };
-    run_until(target, &job, None, 0).map(|_| ())
+pub fn fill(target: &Target, job: &Job, requests: u64, clock: Clock) -> Result<()> {
+    let work = Workload { stop: Stop::Requests(requests), ..job.work.clone() };
+    let job = Job { name: job.name.clone(), work, kind: Kind::Closed };
+    run_until(target, &job, None, 0, clock).map(|_| ())
 }

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "a program for measuring, outside the product")]
 
+mod blast;
 mod cluster;
 mod load;
 mod peer;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::cluster::Cluster;
-use crate::load::Job;
+use crate::load::{Job, Kind};
 use crate::table::Row;
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -39,9 +40,15 @@ struct Args {
     /// Only the devices whose name contains this: malloc, pool, nexus-1, nexus-2, nexus-3, rebuild, idle
     #[arg(long)]
     only: Option<String>,
+    /// Only the jobs whose name contains this
+    #[arg(long)]
+    job: Option<String>,
     /// Microseconds for which an engine polls before it sleeps
     #[arg(long, default_value_t = 0)]
     spin_us: u64,
+    /// Keep a profile of the first engine for each job here (needs `perf`; figures measured meanwhile are worth less)
+    #[arg(long)]
+    profile: Option<PathBuf>,
     /// Write the results as JSON to this file too
     #[arg(long)]
     json: Option<PathBuf>,
@@ -50,14 +57,16 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let wanted = |name: &str| args.only.as_deref().is_none_or(|only| name.contains(only));
+    let asked = |job: &Job| args.job.as_deref().is_none_or(|only| job.name.contains(only));
     std::fs::create_dir_all(&args.dir)?;
     let mut rows = Vec::new();
     let mut cluster = Cluster::start(&args.mayastor, &args.dir, args.spin_us)?;
     if wanted("idle") {
         std::thread::sleep(Duration::from_secs(2));
-        let before = cluster.cpu_time()?;
+        let clock = cluster.clock();
+        let before = clock.now()?;
         std::thread::sleep(Duration::from_secs(5));
-        let busy = cluster.cpu_time()?.saturating_sub(before);
+        let busy = clock.now()?.saturating_sub(before);
         println!("idle: {:.3} % of a core for 3 engines", busy.as_secs_f64() / 5.0 * 100.0);
         rows.push(Row::figure("idle", "cpu of 3 engines, % of a core", busy.as_secs_f64() / 5.0 * 100.0));
     }
@@ -66,7 +75,7 @@ fn main() -> Result<()> {
             continue;
         }
         let target = make(&mut cluster)?;
-        for job in Job::all() {
+        for job in Job::all_for(device).into_iter().filter(|job| asked(job)) {
             let row = measure(&cluster, device, &target, &job, &args)?;
             println!("{row}");
             rows.push(row);
@@ -91,11 +100,19 @@ fn main() -> Result<()> {
 /// The median run by CPU per request.
 fn measure(cluster: &Cluster, device: &str, target: &cluster::Target, job: &Job, args: &Args) -> Result<Row> {
     let mut runs = Vec::new();
+    let _profile = args.profile.as_deref().map(|dir| cluster.profile(&dir.join(format!("{device} {}", job.name))));
     for run in 0..args.runs.max(1) {
-        let before = cluster.cpu_time()?;
-        let report = load::run(target, job, Duration::from_secs(args.seconds), run as u64)?;
-        let cpu = cluster.cpu_time()?.saturating_sub(before);
-        runs.push(Row::measured(device, job, &report, cpu));
+        let time = Duration::from_secs(args.seconds);
+        runs.push(match job.kind {
+            Kind::Closed => {
+                let (report, cpu) = load::run(target, job, time, run as u64, cluster.clock())?;
+                Row::measured(device, job, &report, cpu)
+            }
+            Kind::Blast(blast) => {
+                let (count, elapsed, cpu) = blast.run(target, time, &cluster.clock())?;
+                Row::counted(device, job, count, elapsed, cpu)
+            }
+        });
     }
     runs.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
     Ok(runs.swap_remove(runs.len() / 2))

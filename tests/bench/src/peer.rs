@@ -11,7 +11,7 @@ use crate::table::Row;
 pub fn fio_on_same_disk(dir: &Path, seconds: u64) -> Result<Vec<Row>> {
     let file = dir.join("fio.img");
     let mut rows = Vec::new();
-    for job in Job::all() {
+    for job in Job::closed() {
         let kind = match (job.name.starts_with("rand"), job.work.read_percent == 100) {
             (true, true) => "randread",
             (true, false) => "randwrite",

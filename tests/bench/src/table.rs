@@ -40,6 +40,18 @@ impl Row {
         }
     }
 
+    /// A job of which only the number of answers is known.
+    pub fn counted(device: &str, job: &Job, count: u64, elapsed: Duration, cpu: Duration) -> Row {
+        let iops = count as f64 / elapsed.as_secs_f64().max(1e-9);
+        Row {
+            iops,
+            mb_per_s: iops * f64::from(job.work.request_bytes) / 1e6,
+            cpu_us: cpu.as_secs_f64() * 1e6 / count.max(1) as f64,
+            figure: None,
+            ..Row::figure(device, &job.name, 0.0)
+        }
+    }
+
     pub fn figure(device: &str, job: &str, value: f64) -> Row {
         Row {
             device: device.into(),
