@@ -1,24 +1,24 @@
-//! A block device in memory. Pages are taken when they are first written. They are shared buffers: a read of whole
-//! pages returns references, and a write to a page that a reader still holds makes a new one.
+//! A block device in memory. Memory is taken in chunks when they are first written; Linux backs each page of a chunk
+//! when it is first touched.
+//!
+//! A read copies. To hand out references would need a count for each page, and at random places the miss of its cache line
+//! costs more than the copy: the kernel then copies the payload from the cache instead of from memory.
 
 use std::cell::RefCell;
 
-use block::{BlockSize, Buf, BufMut, Bytes, Data, Features, Geometry, Outcome, PAGE_SIZE, Request, Ticket};
+use block::{BlockSize, Buf, BufMut, Bytes, Data, Features, Geometry, Outcome, Request, Ticket};
 use host::Disk;
 
-/// Pages in one chunk of the table (2 MiB of data).
-const CHUNK_PAGES: usize = 512;
-/// A written buffer is kept as it is, without a copy, when it keeps no more than this alive; a page must not hold on to
-/// a large receive buffer.
-const KEEP_BYTES: usize = 2 * PAGE_SIZE;
+/// Bytes in one chunk.
+const CHUNK_BYTES: usize = 2 << 20;
 
-type Chunk = Box<[Option<Buf>]>;
+type Chunk = Box<[u8]>;
 
 /// Memory as a block device.
 pub struct Malloc {
     name: String,
     geometry: Geometry,
-    /// Grows up to the highest page that was written.
+    /// Grows up to the highest chunk that was written. What is not there reads as zeroes.
     chunks: RefCell<Vec<Option<Chunk>>>,
 }
 
@@ -32,56 +32,40 @@ impl Malloc {
 
     fn read(&self, start: u64, len: usize) -> Data {
         let chunks = self.chunks.borrow();
-        let mut data = Data::empty();
-        for (page, from, n) in pages(start, len) {
-            let (chunk, slot) = place(page);
-            let held = chunks.get(chunk).and_then(Option::as_ref).and_then(|c| c[slot].as_ref());
-            data.push(match held {
-                Some(buf) if n == PAGE_SIZE => buf.clone(),
-                Some(buf) => buf.slice(from..from + n),
-                None => Buf::zeroes(n),
-            });
+        let mut buf = BufMut::new(len);
+        for piece in pieces(start, len) {
+            let target = &mut buf[piece.at..piece.at + piece.len];
+            match chunks.get(piece.chunk).and_then(Option::as_ref) {
+                Some(chunk) => target.copy_from_slice(&chunk[piece.from..piece.from + piece.len]),
+                None => target.fill(0),
+            }
         }
-        data
+        Data::from(buf.freeze())
     }
 
     fn write(&self, start: u64, data: &Buf) {
         let mut chunks = self.chunks.borrow_mut();
-        let mut at = 0;
-        for (page, from, n) in pages(start, data.len()) {
-            let (chunk, slot) = place(page);
-            if chunks.len() <= chunk {
-                chunks.resize_with(chunk + 1, || None);
+        for piece in pieces(start, data.len()) {
+            if chunks.len() <= piece.chunk {
+                chunks.resize_with(piece.chunk + 1, || None);
             }
-            let slots = chunks[chunk].get_or_insert_with(|| vec![None; CHUNK_PAGES].into_boxed_slice());
-            put(&mut slots[slot], from, data.slice(at..at + n));
-            at += n;
+            let chunk = chunks[piece.chunk].get_or_insert_with(|| vec![0; CHUNK_BYTES].into_boxed_slice());
+            chunk[piece.from..piece.from + piece.len].copy_from_slice(&data[piece.at..piece.at + piece.len]);
         }
     }
 
     fn clear(&self, start: u64, len: u64) {
         let mut chunks = self.chunks.borrow_mut();
-        let mut at = start;
-        let end = start + len;
-        while at < end {
-            let (chunk, slot) = place(at / PAGE_SIZE as u64);
-            let chunk_end = (chunk as u64 + 1) * (CHUNK_PAGES * PAGE_SIZE) as u64;
-            let Some(entry) = chunks.get_mut(chunk) else { return };
-            if at.is_multiple_of((CHUNK_PAGES * PAGE_SIZE) as u64) && chunk_end <= end {
-                *entry = None;
+        let written = (chunks.len() * CHUNK_BYTES) as u64;
+        let end = (start + len).min(written);
+        // Above what was written there is nothing to clear, however much it is.
+        for piece in pieces(start, end.saturating_sub(start) as usize) {
+            let slot = &mut chunks[piece.chunk];
+            if piece.len == CHUNK_BYTES {
+                *slot = None;
+            } else if let Some(chunk) = slot {
+                chunk[piece.from..piece.from + piece.len].fill(0);
             }
-            let Some(slots) = entry else {
-                at = chunk_end;
-                continue;
-            };
-            let from = (at % PAGE_SIZE as u64) as usize;
-            let n = (end - at).min((PAGE_SIZE - from) as u64) as usize;
-            if n == PAGE_SIZE {
-                slots[slot] = None;
-            } else if slots[slot].is_some() {
-                put(&mut slots[slot], from, Buf::zeroes(n));
-            }
-            at += n as u64;
         }
     }
 
@@ -116,40 +100,26 @@ impl Disk for Malloc {
     }
 }
 
-/// The chunk and the slot of a page.
-fn place(page: u64) -> (usize, usize) {
-    ((page / CHUNK_PAGES as u64) as usize, (page % CHUNK_PAGES as u64) as usize)
+/// The part of a byte range that lies in one chunk.
+struct Piece {
+    chunk: usize,
+    /// Its first byte in the chunk.
+    from: usize,
+    /// Its first byte in the range.
+    at: usize,
+    len: usize,
 }
 
-/// The pages that a byte range touches: page number, first byte within it, number of bytes within it.
-fn pages(start: u64, len: usize) -> impl Iterator<Item = (u64, usize, usize)> {
-    let mut at = start;
-    let end = start + len as u64;
+fn pieces(start: u64, len: usize) -> impl Iterator<Item = Piece> {
+    let mut at = 0;
     std::iter::from_fn(move || {
-        if at >= end {
-            return None;
-        }
-        let from = (at % PAGE_SIZE as u64) as usize;
-        let n = (end - at).min((PAGE_SIZE - from) as u64) as usize;
-        let item = (at / PAGE_SIZE as u64, from, n);
-        at += n as u64;
-        Some(item)
+        let place = start + at as u64;
+        let from = (place % CHUNK_BYTES as u64) as usize;
+        let piece =
+            Piece { chunk: (place / CHUNK_BYTES as u64) as usize, from, at, len: (CHUNK_BYTES - from).min(len - at) };
+        at += piece.len;
+        (piece.len > 0).then_some(piece)
     })
-}
-
-/// Puts bytes into a page, in place when nobody else holds it.
-fn put(slot: &mut Option<Buf>, from: usize, data: Buf) {
-    if data.len() == PAGE_SIZE && data.whole_len() <= KEEP_BYTES {
-        *slot = Some(data);
-        return;
-    }
-    let mut page = match slot.take() {
-        None if data.len() == PAGE_SIZE => BufMut::new(PAGE_SIZE),
-        None => BufMut::zeroed(PAGE_SIZE),
-        Some(old) => old.try_into_mut().unwrap_or_else(|shared| BufMut::copy_of(&shared)),
-    };
-    page[from..from + data.len()].copy_from_slice(&data);
-    *slot = Some(page.freeze());
 }
 
 #[cfg(test)]
@@ -185,6 +155,20 @@ mod tests {
         assert_eq!(disk.chunks.borrow().iter().flatten().count(), 1);
         disk.perform(Request::Unmap { range: disk.geometry.all() }).unwrap();
         assert_eq!(disk.chunks.borrow().iter().flatten().count(), 0);
+    }
+
+    #[test]
+    fn a_range_over_several_chunks_is_one_range() {
+        let disk = Malloc::new("m", Bytes(16 << 20), BlockSize::B4096);
+        let range = BlockRange::new(510, 1028);
+        disk.perform(write(range, 5, BlockSize::B4096)).unwrap();
+        let around = disk.perform(Request::Read { range: BlockRange::new(509, 1030) }).unwrap().into_buf();
+        assert!(around[..4096].iter().chain(&around[1029 * 4096..]).all(|&b| b == 0));
+        assert!(around[4096..1029 * 4096].iter().all(|&b| b == 5));
+        disk.perform(Request::Unmap { range: BlockRange::new(511, 1026) }).unwrap();
+        let left = disk.perform(Request::Read { range }).unwrap().into_buf();
+        assert!(left.chunks(4096).enumerate().all(|(k, b)| b.iter().all(|&x| x == 5) == (k == 0 || k == 1027)));
+        assert_eq!(disk.chunks.borrow().iter().flatten().count(), 2, "the chunk between is free again");
     }
 
     #[test]
