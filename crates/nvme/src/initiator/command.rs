@@ -163,6 +163,9 @@ pub fn connect(identity: &Identity, queue: u16, entries: u16, controller: u16, k
     data.controller_id = Le16::new(controller);
     data.subsystem_nqn = identity.subsystem.to_field();
     data.host_nqn = identity.host_nqn.to_field();
-    let sqe = fabrics::connect(0, queue, entries - 1, 0, keep_alive_ms);
+    // We never have more commands in flight than the queue has entries, so that an I/O queue needs no flow control, and
+    // a read that succeeded needs no response capsule after its data (TCP 3.3.2.1).
+    let attributes = if queue > 0 { fabrics::DISABLE_SQ_FLOW_CONTROL } else { 0 };
+    let sqe = fabrics::connect(0, queue, entries - 1, attributes, keep_alive_ms);
     Command { sqe, payload: Payload::Out(BufMut::copy_of(bytemuck::bytes_of(&data)).freeze()) }
 }
