@@ -78,7 +78,7 @@ impl Target {
         &mut self,
         id: ConnectionId,
         sqe: Sqe,
-        data: Option<BufMut>,
+        data: Option<Buf>,
         damaged: bool,
         out: &mut Outbox,
     ) -> Result<(), Violation> {
@@ -106,7 +106,7 @@ impl Target {
         id: ConnectionId,
         slot: u16,
         sqe: Sqe,
-        data: Option<BufMut>,
+        data: Option<Buf>,
         damaged: bool,
         out: &mut Outbox,
     ) -> Result<(), Status> {
@@ -155,7 +155,7 @@ impl Target {
         pending: Pending,
         sgl: &Sgl,
         len: usize,
-        data: Option<BufMut>,
+        data: Option<Buf>,
         out: &mut Outbox,
     ) -> Result<(), Status> {
         if sgl.len.get() as usize != len {
@@ -163,7 +163,7 @@ impl Target {
         }
         match (sgl.kind, data) {
             (Sgl::IN_CAPSULE, _) if sgl.address.get() != 0 => Err(Status::SGL_OFFSET.do_not_retry()),
-            (Sgl::IN_CAPSULE, Some(data)) if data.len() == len => self.run(id, slot, pending, Some(data.freeze()), out),
+            (Sgl::IN_CAPSULE, Some(data)) if data.len() == len => self.run(id, slot, pending, Some(data), out),
             (Sgl::IN_CAPSULE, _) => Err(Status::SGL_LENGTH.do_not_retry()),
             (Sgl::TRANSPORT, None) => {
                 let connection = self.connection(id);
@@ -405,12 +405,12 @@ impl Connection {
     /// The header of an H2CData: it must continue the data of a command that was sent an R2T.
     fn on_data(&mut self, transfer: Transfer, is_last: bool) -> Result<(), Violation> {
         let out_of_range = |info| Violation { error: FatalError::DataOutOfRange, info };
-        let cid_of_slot = self.slots.find(transfer.cid);
+        let is_its_command = self.slots.is(transfer.tag, transfer.cid);
         let (got, len) = match self.slots.get_mut(transfer.tag) {
             Some(Work::Receiving { got, len, .. }) => (got, *len),
             _ => return Err(Violation::field(offset::TAG)),
         };
-        if cid_of_slot != Some(transfer.tag) {
+        if !is_its_command {
             return Err(Violation::field(offset::CID));
         }
         let (start, amount) = (transfer.offset as usize, transfer.len as usize);

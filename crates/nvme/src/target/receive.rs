@@ -1,16 +1,18 @@
 //! The receiving half of a connection: bytes become PDUs.
 //!
-//! Headers and in-capsule data arrive in a staging buffer, many at a time. The data of H2CData goes straight into the
-//! command's buffer as soon as the staging buffer is empty.
+//! Headers and in-capsule data arrive in a staging buffer, many at a time; in-capsule data stays there, and a command holds
+//! a view of it. The data of H2CData goes straight into the command's buffer as soon as the staging buffer is empty.
 
-use block::{BufMut, limits};
+use block::{Buf, BufMut, limits};
 
 use crate::digest::{DIGEST_BYTES, Digest};
 use crate::pdu::{self, COMMON_BYTES, CommonHeader, Digests, FatalError, Header, Kind, Layout, Transfer, Violation};
 use crate::wire::view;
 
-/// The staging buffer holds several capsules with data, so that one receive serves many commands.
-pub(super) const STAGING_BYTES: usize = 32 << 10;
+/// Sizes of the staging buffer. It holds several capsules, so that one receive serves many commands; it grows while
+/// receives fill it, and shrinks when they leave most of it empty, since thousands of connections have one each.
+pub(super) const STAGING_BYTES: usize = 16 << 10;
+const MOST_STAGING_BYTES: usize = 256 << 10;
 /// How much is staged at a time while H2CData is expected: little, since its data is better received in place.
 const STAGING_BYTES_FOR_DATA: usize = 1 << 10;
 /// From this many missing bytes on, data is received in place.
@@ -40,9 +42,12 @@ struct Payload {
 #[derive(Debug)]
 pub(super) struct Receiver {
     /// `None` while lent.
-    staging: Option<BufMut>,
+    staging: Option<Buf>,
+    /// The received bytes that are not consumed.
     start: usize,
     end: usize,
+    /// Bytes of the next staging buffer.
+    size: usize,
     /// Where the PDU begins that was looked at last.
     last: usize,
     /// Bytes before the data of the H2CData that was looked at last.
@@ -57,12 +62,12 @@ pub(super) struct Receiver {
 pub(super) enum Step {
     /// Nothing yet.
     More,
-    /// A whole PDU other than H2CData, with a copy of its data.
+    /// A whole PDU other than H2CData.
     Pdu {
         /// The parsed header.
         header: Header,
-        /// The data, page-aligned.
-        data: Option<BufMut>,
+        /// The data, aligned to nothing.
+        data: Option<Buf>,
         /// The data digest does not match.
         damaged: bool,
     },
@@ -113,9 +118,10 @@ pub(super) enum Place {
 impl Receiver {
     pub fn new() -> Receiver {
         Receiver {
-            staging: Some(BufMut::new(STAGING_BYTES)),
+            staging: Some(Buf::zeroes(0)),
             start: 0,
             end: 0,
+            size: STAGING_BYTES,
             last: 0,
             skip: 0,
             mode: Mode::Header,
@@ -131,13 +137,19 @@ impl Receiver {
         {
             return Some(Place::Command { slot: p.slot, from: p.at, max: p.left });
         }
-        let mut buf = self.staging.take()?;
-        if self.start > 0 {
-            buf.copy_within(self.start..self.end, 0);
-            self.end -= self.start;
-            self.start = 0;
-            self.last = 0;
-        }
+        let staged = self.staging.take()?;
+        let buf = match staged.try_into_mut() {
+            // No command holds a part of it.
+            Ok(mut buf) if buf.len() == self.size => {
+                buf.copy_within(self.start..self.end, 0);
+                buf
+            }
+            Ok(other) => self.another(&other),
+            Err(shared) => self.another(&shared),
+        };
+        self.end -= self.start;
+        self.start = 0;
+        self.last = 0;
         let mut max = buf.len() - self.end;
         if expects_data && self.end < STAGING_BYTES_FOR_DATA {
             max = STAGING_BYTES_FOR_DATA - self.end;
@@ -145,10 +157,22 @@ impl Receiver {
         Some(Place::Staging { buf, from: self.end, max })
     }
 
+    /// Another staging buffer that begins with the bytes that are not consumed: a part of a PDU, and so less than fits.
+    fn another(&self, staged: &[u8]) -> BufMut {
+        let mut buf = BufMut::new(self.size);
+        buf[..self.end - self.start].copy_from_slice(&staged[self.start..self.end]);
+        buf
+    }
+
     /// Gives the staging buffer back with `received` more bytes.
     pub fn staged(&mut self, buf: BufMut, received: usize) {
         self.end = (self.end + received).min(buf.len());
-        self.staging = Some(buf);
+        if self.end == buf.len() {
+            self.size = (self.size * 2).min(MOST_STAGING_BYTES);
+        } else if self.end < self.size / 8 {
+            self.size = (self.size / 2).max(STAGING_BYTES);
+        }
+        self.staging = Some(buf.freeze());
     }
 
     /// Notes that `received` bytes were received in place, into the command's buffer.
@@ -222,7 +246,8 @@ impl Receiver {
         if layout.data_len > 0 && layout.kind == Kind::Command {
             let (payload, digest) = whole[layout.data_start..].split_at(layout.data_len);
             damaged = layout.has_data_digest && !Digest::of(payload).matches(digest);
-            data = Some(BufMut::copy_of(payload));
+            let from = self.start + layout.data_start;
+            data = Some(staging.slice(from..from + payload.len()));
         }
         self.start += layout.pdu_len;
         Ok(Step::Pdu { header, data, damaged })

@@ -92,6 +92,8 @@ pub(super) struct Slots {
     work: Vec<Work>,
     /// The command identifier of each slot, or [`FREE`].
     cids: Vec<u32>,
+    /// One bit for each command identifier up to the largest seen: whether it is in use.
+    taken: Vec<u64>,
     free: Vec<u16>,
     limit: usize,
     at_disk: usize,
@@ -121,7 +123,8 @@ impl Slots {
     }
     /// Takes a slot for a new command.
     pub fn insert(&mut self, cid: u16) -> Result<u16, NoSlot> {
-        if self.cids.contains(&u32::from(cid)) {
+        let (word, bit) = bit_of(cid);
+        if self.taken.get(word).is_some_and(|w| w & bit != 0) {
             return Err(NoSlot::Conflict);
         }
         let slot = match self.free.pop() {
@@ -133,6 +136,10 @@ impl Slots {
             }
             None => return Err(NoSlot::Full),
         };
+        if self.taken.len() <= word {
+            self.taken.resize(word + 1, 0);
+        }
+        self.taken[word] |= bit;
         self.cids[usize::from(slot)] = u32::from(cid);
         self.work[usize::from(slot)] = Work::New;
         Ok(slot)
@@ -142,6 +149,10 @@ impl Slots {
         let cid = self.cids[usize::from(slot)];
         assert_ne!(cid, FREE, "the slot is in use");
         cid as u16
+    }
+    /// Whether the slot is that of the command with that identifier.
+    pub fn is(&self, slot: u16, cid: u16) -> bool {
+        self.cids.get(usize::from(slot)) == Some(&u32::from(cid))
     }
     /// The slot of the command with that identifier.
     pub fn find(&self, cid: u16) -> Option<u16> {
@@ -160,6 +171,8 @@ impl Slots {
     }
     /// Ends a command; its slot and identifier are free.
     pub fn remove(&mut self, slot: u16) -> Work {
+        let (word, bit) = bit_of(self.cid(slot));
+        self.taken[word] &= !bit;
         self.cids[usize::from(slot)] = FREE;
         self.free.push(slot);
         self.set(slot, Work::Free)
@@ -183,6 +196,11 @@ impl Slots {
             }
         }
     }
+}
+
+/// Where an identifier's bit is.
+fn bit_of(cid: u16) -> (usize, u64) {
+    (usize::from(cid / 64), 1 << (cid % 64))
 }
 
 #[cfg(test)]
