@@ -164,7 +164,8 @@ impl Guard {
         let before = next.to_keep();
         next.apply(host, ask)?;
         let after = next.to_keep();
-        if let Some(keep) = self.keep.as_ref().filter(|_| before != after) {
+        // Also when nothing seems to change: a caller that gave up may have left something else there.
+        if let Some(keep) = self.keep.as_ref().filter(|_| !before.is_empty() || !after.is_empty()) {
             keep.keep(after).await?;
         }
         *self.state.borrow_mut() = next;

@@ -39,6 +39,7 @@
 mod association;
 mod connection;
 mod flights;
+mod reservation;
 mod supervisor;
 
 use std::io;
@@ -46,7 +47,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Fault, Geometry, Request, Ticket};
-use host::{Disk, DiskRef, Host};
+use host::{Disk, DiskRef, Host, Reservable};
 use nvme::Status;
 use nvme::nqn::{self, NqnError};
 use thiserror::Error;
@@ -354,6 +355,9 @@ impl Disk for RemoteDisk {
     }
     fn label(&self) -> String {
         self.inner.spec().uri()
+    }
+    fn reservable(&self) -> Option<&dyn Reservable> {
+        if self.inner.reserving() == 0 { None } else { Some(self) }
     }
 }
 

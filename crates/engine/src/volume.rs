@@ -6,6 +6,7 @@
 
 mod api;
 mod child;
+mod claim;
 mod driver;
 mod open;
 mod pump;

@@ -55,7 +55,7 @@ pub struct CheckpointHeader {
     pub body_len: u64,
 }
 
-/// The bytes that a slot needs so that no state of such a pool can outgrow it.
+/// The bytes that a slot needs so that no state of such a pool can outgrow it, reservations not counted.
 pub fn worst_case(disks: u64, replicas: u64, extents: u64) -> u64 {
     HEADER_BYTES as u64 + disks * DISK_ENTRY + replicas * REPLICA_ENTRY + extents * RUN_ENTRY
 }
@@ -71,8 +71,8 @@ pub fn encode(mut header: CheckpointHeader, meta: &Metadata) -> Vec<u8> {
         let runs = replica.map.runs();
         let start = body.0.len();
         body.u32(*id).u32(runs.len() as u32).u64(replica.size).u8(u8::from(replica.thin));
-        body.u8(replica.name.len() as u8).u16(0).u32(0).bytes(replica.name.as_bytes());
-        body.pad_to(start + REPLICA_ENTRY as usize);
+        body.u8(replica.name.len() as u8).u8(replica.reservation.len() as u8).u8(0).u32(0);
+        body.bytes(replica.name.as_bytes()).pad_to(start + REPLICA_ENTRY as usize).bytes(&replica.reservation);
         for run in runs {
             body.u32(run.logical).u32(run.place.extent).u32(run.count).u8(run.place.disk).u8(0).u16(0);
         }
@@ -164,10 +164,14 @@ impl CheckpointHeader {
 
     fn replica(&self, r: &mut Reader<'_>, meta: &mut Metadata) -> Result<(), String> {
         let (replica, runs, size, thin, name_len) = (r.u32()?, r.u32()?, r.u64()?, r.u8()?, r.u8()?);
-        r.bytes(6)?;
+        let reservation = usize::from(r.u8()?);
+        r.bytes(5)?;
         let name = r.bytes(64)?;
         let name = name_from(name.get(..usize::from(name_len)).ok_or("a name is too long")?)?;
         meta.apply(&Record::CreateReplica { replica, name, size, thin: thin != 0 })?;
+        if reservation > 0 {
+            meta.apply(&Record::Reserve { replica, state: r.bytes(reservation)?.to_vec() })?;
+        }
         for _ in 0..runs {
             let (logical, extent, count, disk) = (r.u32()?, r.u32()?, r.u32()?, r.u8()?);
             r.bytes(3)?;
@@ -209,8 +213,9 @@ pub(crate) fn blank_header(pool: Uuid, purpose: Purpose) -> CheckpointHeader {
 /// What is equal when two states are the same; for tests and for `check`.
 impl PartialEq for ReplicaMeta {
     fn eq(&self, other: &ReplicaMeta) -> bool {
-        let mine = (&self.name, self.size, self.thin, self.map.extents());
-        mine == (&other.name, other.size, other.thin, other.map.extents()) && same(&self.map, &other.map)
+        let mine = (&self.name, self.size, self.thin, self.map.extents(), &self.reservation);
+        mine == (&other.name, other.size, other.thin, other.map.extents(), &other.reservation)
+            && same(&self.map, &other.map)
     }
 }
 fn same(a: &ExtentMap, b: &ExtentMap) -> bool {
@@ -237,6 +242,7 @@ mod tests {
                 meta.apply(&Record::Map { replica, run: Run { logical: i, place, count: 1 } }).unwrap();
             }
         }
+        meta.apply(&Record::Reserve { replica: 3, state: vec![7; 40] }).unwrap();
         let header = CheckpointHeader {
             sequence: 8,
             epoch: 5,
@@ -262,7 +268,7 @@ mod tests {
     fn a_flipped_bit_is_seen() {
         let (header, meta) = sample();
         let bytes = encode(header, &meta);
-        let used = HEADER_BYTES + 2 * 24 + 2 * (88 + 2 * 16);
+        let used = HEADER_BYTES + 2 * 24 + 2 * (88 + 2 * 16) + 40;
         for bit in (0..8 * 120).chain(8 * HEADER_BYTES..8 * used) {
             let mut bad = bytes.clone();
             bad[bit / 8] ^= 1 << (bit % 8);

@@ -330,7 +330,8 @@ impl State {
             Record::Map { replica, .. }
             | Record::Unmap { replica, .. }
             | Record::CreateReplica { replica, .. }
-            | Record::DestroyReplica { replica } => *replica,
+            | Record::DestroyReplica { replica }
+            | Record::Reserve { replica, .. } => *replica,
             Record::AddDisk { .. } => 0,
         };
         let before = self.meta.replicas.get(&id).map_or(0, |r| r.reserved());

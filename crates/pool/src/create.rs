@@ -171,9 +171,9 @@ pub(crate) fn layout(member: &Member, base: &Label, disk: Uuid, index: usize) ->
     let extents = u32::try_from(extents).map_err(|_| {
         PoolError::Invalid(format!("disk {} has more than 2^32 extents; the pool needs larger ones", member.uri))
     })?;
-    let metadata = if index == 0 { *area } else { MetadataArea::default() };
+    let (metadata, features) = if index == 0 { (*area, base.features) } else { (MetadataArea::default(), 0) };
     let index = index as u16;
-    let label = Label { disk, index, disk_bytes: size, data_offset, extents, metadata, ..base.clone() };
+    let label = Label { disk, index, disk_bytes: size, data_offset, extents, metadata, features, ..base.clone() };
     Ok(LoadedDisk { member: member.clone(), label, copies: [false; 2] })
 }
 
@@ -198,6 +198,7 @@ fn layouts(
         data_offset: 0,
         extents: 0,
         metadata: metadata_area(extents, extent_bytes),
+        features: 0,
     };
     members.iter().enumerate().map(|(index, member)| layout(member, &base, new_uuid(host), index)).collect()
 }

@@ -46,6 +46,11 @@ pub struct MetadataArea {
     pub journal_blocks: u32,
 }
 
+/// Feature bit 0: replicas have reservations in the metadata (journal records of kind 6, and in checkpoints).
+pub const FEATURE_RESERVATIONS: u64 = 1 << 0;
+/// All feature bits that this program knows.
+const FEATURES: u64 = FEATURE_RESERVATIONS;
+
 /// What a label says.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Label {
@@ -75,6 +80,8 @@ pub struct Label {
     pub extents: u32,
     /// On disk 0: where the metadata is.
     pub metadata: MetadataArea,
+    /// On disk 0: what a reader of the metadata has to know.
+    pub features: u64,
 }
 
 /// What the bytes of one label copy are.
@@ -99,7 +106,8 @@ impl Label {
         w.u32(self.block_size.bytes()).bytes(self.name.as_bytes()).pad_to(80 + NAME_FIELD);
         w.u64(self.disk_bytes).u64(self.extent_bytes).u64(self.data_offset).u32(self.extents);
         let m = &self.metadata;
-        w.u32(m.journal_blocks).u64(m.slots[0]).u64(m.slots[1]).u64(m.slot_bytes).u64(m.journal).u64(0);
+        w.u32(m.journal_blocks).u64(m.slots[0]).u64(m.slots[1]).u64(m.slot_bytes).u64(m.journal);
+        w.u64(self.features);
         w.pad_to(LABEL_BYTES);
         seal(&mut w.0, CRC_AT);
         w.0
@@ -118,8 +126,10 @@ impl Label {
             return LabelCopy::Newer(format!("version {version}"));
         }
         match Label::fields(&bytes[..LABEL_BYTES]) {
-            Ok((_, features)) if features != 0 => LabelCopy::Newer(format!("feature bits {features:#x}")),
-            Ok((label, _)) => match label.problem() {
+            Ok(label) if label.features & !FEATURES != 0 => {
+                LabelCopy::Newer(format!("feature bits {:#x}", label.features))
+            }
+            Ok(label) => match label.problem() {
                 Some(why) => LabelCopy::Bad(why),
                 None => LabelCopy::Good(label),
             },
@@ -127,7 +137,7 @@ impl Label {
         }
     }
 
-    fn fields(bytes: &[u8]) -> Result<(Label, u64), String> {
+    fn fields(bytes: &[u8]) -> Result<Label, String> {
         let mut r = Reader(&bytes[10..]);
         let state = match r.u8()? {
             0 => LabelState::Preparing,
@@ -148,7 +158,7 @@ impl Label {
         let slots = [r.u64()?, r.u64()?];
         let metadata = MetadataArea { slots, slot_bytes: r.u64()?, journal: r.u64()?, journal_blocks };
         let features = r.u64()?;
-        let label = Label {
+        Ok(Label {
             state,
             sequence,
             cluster,
@@ -162,8 +172,8 @@ impl Label {
             data_offset,
             extents,
             metadata,
-        };
-        Ok((label, features))
+            features,
+        })
     }
 
     /// What is impossible about the layout, if anything.
@@ -227,6 +237,7 @@ pub(crate) mod tests {
                 journal: 384 << 10,
                 journal_blocks: 16,
             },
+            features: FEATURE_RESERVATIONS,
         }
     }
 
@@ -267,7 +278,7 @@ pub(crate) mod tests {
         seal(&mut bytes, CRC_AT);
         assert_eq!(Label::decode(&bytes), LabelCopy::Newer("version 2".into()));
         let mut bytes = sample().encode();
-        bytes[208] = 1;
+        bytes[208] = 2;
         seal(&mut bytes, CRC_AT);
         assert!(matches!(Label::decode(&bytes), LabelCopy::Newer(_)));
     }

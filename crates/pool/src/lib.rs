@@ -52,6 +52,8 @@ pub const MAX_EXTENT: u64 = 64 << 20;
 pub const DEFAULT_EXTENT: u64 = 1 << 20;
 /// The extents of the largest replica: 256 TiB with extents of 1 MiB.
 pub const MAX_REPLICA_EXTENTS: u32 = 1 << 28;
+/// The most bytes of reservations that a pool keeps for a replica.
+pub const MAX_RESERVATIONS: usize = 240;
 
 /// A disk that is given to a pool.
 #[derive(Clone)]

@@ -27,6 +27,8 @@ pub struct ReplicaMeta {
     pub thin: bool,
     /// Where its extents are.
     pub map: ExtentMap,
+    /// Its reservations, in a form of their keeper's; empty for none.
+    pub reservation: Vec<u8>,
 }
 
 impl ReplicaMeta {
@@ -67,6 +69,10 @@ impl Metadata {
     /// The extents of all disks.
     pub fn extents(&self) -> u64 {
         self.disks.iter().map(|d| u64::from(d.extents)).sum()
+    }
+    /// The bytes of all reservations.
+    pub fn reservation_bytes(&self) -> u64 {
+        self.replicas.values().map(|r| r.reservation.len() as u64).sum()
     }
     /// The extents promised to replicas.
     pub fn committed(&self) -> u64 {
@@ -117,7 +123,13 @@ impl Metadata {
                 }
                 let extents = extents_of(*size, self.extent_bytes).ok_or("it creates a replica of impossible size")?;
                 self.next_replica = replica + 1;
-                let new = ReplicaMeta { name: name.clone(), size: *size, thin: *thin, map: ExtentMap::new(extents) };
+                let new = ReplicaMeta {
+                    name: name.clone(),
+                    size: *size,
+                    thin: *thin,
+                    map: ExtentMap::new(extents),
+                    reservation: Vec::new(),
+                };
                 self.replicas.insert(*replica, new);
                 Ok(Vec::new())
             }
@@ -131,6 +143,14 @@ impl Metadata {
                     return Err("it adds a disk twice, or in the wrong place".into());
                 }
                 self.disks.push(DiskMeta { uuid: *uuid, extents: *extents });
+                Ok(Vec::new())
+            }
+            Record::Reserve { replica, state } => {
+                let reserved = self.replicas.get_mut(replica).ok_or("it reserves an unknown replica")?;
+                if state.len() > crate::MAX_RESERVATIONS {
+                    return Err("it has too many bytes of reservations".into());
+                }
+                reserved.reservation.clone_from(state);
                 Ok(Vec::new())
             }
         }
@@ -216,6 +236,8 @@ mod tests {
             Record::DestroyReplica { replica: 3 },
             Record::AddDisk { index: 2, uuid: Uuid::from_u128(2), extents: 1 },
             Record::AddDisk { index: 1, uuid: Uuid::from_u128(1), extents: 1 },
+            Record::Reserve { replica: 9, state: vec![1] },
+            Record::Reserve { replica: 1, state: vec![1; crate::MAX_RESERVATIONS + 1] },
         ] {
             assert!(m.apply(&bad).is_err(), "{bad:?}");
         }

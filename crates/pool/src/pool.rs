@@ -11,8 +11,8 @@ use crate::checkpoint::{self, Purpose};
 use crate::codec::valid_name;
 use crate::core::{Core, Live, Phase, PoolDisk, Task, Then};
 use crate::create::{check_block_size, check_vacant, clear, flush, layout, new_uuid, write_label};
-use crate::label::LabelState;
-use crate::load::wipe;
+use crate::label::{FEATURE_RESERVATIONS, Label, LabelState};
+use crate::load::{LoadedDisk, wipe};
 use crate::metadata::extents_of;
 use crate::record::Record;
 use crate::replica::Replica;
@@ -202,7 +202,7 @@ impl Pool {
                 what: format!("it has {replicas} replicas, the most there can be"),
             });
         }
-        core.check_growth(s.meta.disks.len(), replicas + 1, s.meta.extents())?;
+        core.check_growth(s.meta.disks.len(), replicas + 1, s.meta.extents(), s.meta.reservation_bytes())?;
         let free = s.alloc.free() - s.reserved - s.waiting_thin;
         if !spec.thin && u64::from(extents) > free {
             let (needed, free) = (u64::from(extents) * core.extent_bytes, free * core.extent_bytes);
@@ -249,12 +249,12 @@ impl Pool {
         let _turn = core.admin.lock().await;
         core.check_online()?;
         check_block_size(&member, core.label.block_size)?;
-        let (index, replicas, extents) = {
+        let (index, replicas, extents, reserved) = {
             let s = core.state.borrow();
             if s.disks.iter().any(|d| Rc::ptr_eq(&d.disk, &member.disk) || d.uri == member.uri) {
                 return Err(PoolError::InUse { disk: member.uri, pool: core.name.clone() });
             }
-            (s.disks.len(), s.meta.replicas.len(), s.meta.extents())
+            (s.disks.len(), s.meta.replicas.len(), s.meta.extents(), s.meta.reservation_bytes())
         };
         if index >= block::limits::POOL_DISKS {
             return Err(PoolError::Limit {
@@ -264,7 +264,7 @@ impl Pool {
         }
         let mut disk = layout(&member, &core.label, new_uuid(&core.host), index)?;
         disk.label.sequence = 0;
-        core.check_growth(index + 1, replicas, extents + u64::from(disk.label.extents))?;
+        core.check_growth(index + 1, replicas, extents + u64::from(disk.label.extents), reserved)?;
         let foreign = check_vacant(&member, force).await?;
         clear(&member, foreign).await?;
         write_label(&mut disk, LabelState::Preparing).await?;
@@ -357,9 +357,53 @@ impl Pool {
 }
 
 impl Core {
-    /// Whether a checkpoint of a pool of this size is sure to fit into its slot.
-    fn check_growth(&self, disks: usize, replicas: usize, extents: u64) -> Result<(), PoolError> {
-        let needed = checkpoint::worst_case(disks as u64, replicas as u64, extents);
+    /// Keeps the reservations of a replica; durable when it returns.
+    pub(crate) async fn keep_reservation(self: &Rc<Core>, id: u32, state: Vec<u8>) -> Result<(), PoolError> {
+        let _turn = self.admin.lock().await;
+        self.check_online()?;
+        if state.len() > crate::MAX_RESERVATIONS {
+            return Err(PoolError::Invalid(format!("{} bytes of reservations are too many", state.len())));
+        }
+        let (known, grown) = {
+            let s = self.state.borrow();
+            let before = s.meta.replicas.get(&id).map(|r| r.reservation.len() as u64);
+            let before = before.ok_or_else(|| PoolError::Closed(self.name.clone()))?;
+            (s.disks[0].label.features, s.meta.reservation_bytes() - before + state.len() as u64)
+        };
+        {
+            let s = self.state.borrow();
+            self.check_growth(s.meta.disks.len(), s.meta.replicas.len(), s.meta.extents(), grown)?;
+        }
+        if known & FEATURE_RESERVATIONS == 0 {
+            self.mark_features(known | FEATURE_RESERVATIONS).await?;
+        }
+        let number = {
+            let mut s = self.state.borrow_mut();
+            s.check_online(&self.name)?;
+            s.record(&self.grace, Record::Reserve { replica: id, state }, Then::Nothing)
+        };
+        self.durable(number).await
+    }
+
+    /// Tells readers in the label of disk 0 what they have to know of the metadata, before it is there.
+    async fn mark_features(self: &Rc<Core>, features: u64) -> Result<(), PoolError> {
+        let mut disk = {
+            let s = self.state.borrow();
+            let PoolDisk { uri, disk, label, .. } = &s.disks[0];
+            let member = Member { uri: uri.clone(), disk: disk.clone() };
+            LoadedDisk { member, label: Label { features, ..label.clone() }, copies: [true, true] }
+        };
+        let written = write_label(&mut disk, LabelState::Member).await;
+        written.inspect_err(|e| self.fault(format!("writing the label of disk 0: {e}")))?;
+        if let Some(first) = self.state.borrow_mut().disks.first_mut() {
+            first.label = disk.label;
+        }
+        Ok(())
+    }
+
+    /// Whether a checkpoint of a pool of this size, with so many bytes of reservations, is sure to fit into its slot.
+    fn check_growth(&self, disks: usize, replicas: usize, extents: u64, reserved: u64) -> Result<(), PoolError> {
+        let needed = checkpoint::worst_case(disks as u64, replicas as u64, extents) + reserved;
         let slot = self.label.metadata.slot_bytes;
         if needed <= slot {
             return Ok(());

@@ -55,6 +55,13 @@ pub enum Record {
         /// Its extents.
         extents: u32,
     },
+    /// A replica's reservations from now on; the pool does not look into them.
+    Reserve {
+        /// The replica's number.
+        replica: u32,
+        /// At most [`crate::MAX_RESERVATIONS`] bytes; empty for none.
+        state: Vec<u8>,
+    },
 }
 
 impl Record {
@@ -80,6 +87,10 @@ impl Record {
             Record::AddDisk { index, uuid, extents } => {
                 w.uuid(*uuid).u32(*extents).u8(*index);
                 5
+            }
+            Record::Reserve { replica, state } => {
+                w.u32(*replica).bytes(state);
+                6
             }
         };
         out.u8(kind).u8(w.0.len() as u8).bytes(&w.0);
@@ -111,6 +122,10 @@ impl Record {
             5 => {
                 let (uuid, extents) = (r.uuid()?, r.u32()?);
                 Record::AddDisk { index: r.u8()?, uuid, extents }
+            }
+            6 => {
+                let replica = r.u32()?;
+                Record::Reserve { replica, state: r.bytes(r.0.len())?.to_vec() }
             }
             other => return Err(format!("it has a record of the unknown kind {other}")),
         };
@@ -225,6 +240,8 @@ mod tests {
                 uuid: Uuid::from_u128(uuid),
                 extents
             }),
+            (any::<u32>(), proptest::collection::vec(any::<u8>(), 0..=crate::MAX_RESERVATIONS))
+                .prop_map(|(replica, state)| Record::Reserve { replica, state }),
         ]
     }
 
@@ -232,7 +249,7 @@ mod tests {
         #[test]
         fn blocks_survive_the_round_trip(records in proptest::collection::vec(records(), 0..400), first in 0u64..1 << 60) {
             let n = Block::fits(&records);
-            prop_assert!(n == records.len() || n >= (BLOCK_BYTES - HEADER) / 80);
+            prop_assert!(n == records.len() || n >= (BLOCK_BYTES - HEADER) / 250);
             let block = Block {
                 pool: Uuid::from_u128(9), epoch: 1, sequence: 2, first_record: first, durable_record: 4, checkpoint: 5,
                 records: records[..n].to_vec(),

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use block::{Bytes, Geometry, Request, Ticket};
 use host::Disk;
 
+use crate::PoolError;
 use crate::core::{Core, Phase};
 
 /// A replica of a pool.
@@ -61,6 +62,22 @@ impl Replica {
         let mapped = s.meta.replicas.get(&self.id).map_or(0, |r| r.map.mapped());
         Bytes(u64::from(mapped) * self.core.extent_bytes)
     }
+    /// What was kept with [`Replica::keep_reservation`] last; empty for nothing.
+    pub fn reservation(&self) -> Vec<u8> {
+        let s = self.core.state.borrow();
+        s.meta.replicas.get(&self.id).map(|r| r.reservation.clone()).unwrap_or_default()
+    }
+
+    /// Keeps the state of the replica's reservations, of at most [`crate::MAX_RESERVATIONS`] bytes, in the pool's metadata.
+    /// It is durable when this returns.
+    ///
+    /// # Errors
+    /// [`PoolError::Limit`] when the metadata area was not made for so much; [`PoolError::Invalid`]; [`PoolError::Faulted`],
+    /// [`PoolError::Closed`].
+    pub async fn keep_reservation(&self, state: Vec<u8>) -> Result<(), PoolError> {
+        self.core.keep_reservation(self.id, state).await
+    }
+
     /// Whether it takes requests.
     pub fn state(&self) -> ReplicaState {
         let s = self.core.state.borrow();

@@ -169,6 +169,29 @@ fn checkpoints() {
     report("checkpoints, then import", story.survives_twice(200, effort(6, 10)));
 }
 
+/// Reservations are durable when they are answered, through checkpoints too; the first one marks the label.
+#[test]
+fn reservations() {
+    let story = tell(10, &[FIRST], with_data, |t| async move {
+        t.ask(Ask::Reserve { name: "a", len: 32, byte: 1 }).await;
+        t.ask(create("b", 4, true)).await;
+        for round in 0..24u8 {
+            t.ask(Ask::Reserve { name: "a", len: pool::MAX_RESERVATIONS, byte: 2 + round }).await;
+            t.ask(Ask::Reserve {
+                name: "b",
+                len: usize::from(round % 3) * 8,
+                byte: if round % 3 == 0 { 0 } else { 50 + round },
+            })
+            .await;
+            t.ask(write("a", 3 * BLOCKS + u64::from(round) % BLOCKS, 1, 90 + round)).await;
+        }
+        t.ask(Ask::Destroy { name: "b" }).await;
+        t.ask(create("b", 4, true)).await;
+    });
+    report("reservations", story.survives(effort(6, 10)));
+    report("reservations, then import", story.survives_twice(150, effort(6, 10)));
+}
+
 #[test]
 fn export() {
     let story = tell(8, &[FIRST], with_data, |t| async move {

@@ -2,8 +2,9 @@
 
 use std::rc::Rc;
 
-use host::DiskRef;
-use pool::{Replica, ReplicaSpec, ReplicaState};
+use block::Fault;
+use host::{DiskRef, LocalFuture};
+use pool::{PoolError, Replica, ReplicaSpec, ReplicaState};
 use uuid::Uuid;
 
 use super::bdevs::supported;
@@ -11,7 +12,7 @@ use super::counted::Counted;
 use super::pools::{PoolState, check_name, pool_error};
 use super::registry::{Bdev, Claim, Origin};
 use super::{Node, Result};
-use crate::guard::Guard;
+use crate::guard::{Guard, Keep};
 use crate::model::{CreateReplica, Error, ErrorKind, Health, NodeStatistics, Protocol, ReplicaInfo, ReplicaStats};
 
 /// A replica of an imported pool.
@@ -215,7 +216,7 @@ impl Node {
         let name = replica.name().to_owned();
         let counted = Rc::new(Counted::new(&self.host, replica.clone() as DiskRef));
         let bdev = Bdev {
-            guard: Guard::new(counted.clone(), None),
+            guard: Guard::new(counted.clone(), Some(Rc::new(InPool(replica.clone())))),
             disk: counted.clone(),
             uuid: uuid_of(&name),
             aliases: vec![format!("{pool}/{name}"), format!("bdev:///{name}")],
@@ -302,6 +303,23 @@ impl Node {
     fn no_replica(&self, uuid: &str) -> Error {
         let lost = self.lost_replica(uuid).map(|(_, error)| error);
         lost.unwrap_or_else(|| Error::not_found(format!("replica '{uuid}' not found")))
+    }
+}
+
+/// A replica's reservations are kept in the metadata of its pool.
+struct InPool(Rc<Replica>);
+
+impl Keep for InPool {
+    fn kept(&self) -> Vec<u8> {
+        self.0.reservation()
+    }
+    fn keep(&self, bytes: Vec<u8>) -> LocalFuture<'_, std::result::Result<(), Fault>> {
+        Box::pin(async move {
+            self.0.keep_reservation(bytes).await.map_err(|error| match error {
+                PoolError::Limit { .. } => Fault::NoSpace,
+                _ => Fault::Gone,
+            })
+        })
     }
 }
 

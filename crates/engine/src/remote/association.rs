@@ -40,6 +40,8 @@ pub(super) struct Association {
     pub(super) io: Vec<Rc<Connection>>,
     pub(super) limits: Limits,
     pub(super) uuid: Option<Uuid>,
+    /// RESCAP: the reservations that the namespace offers; 0 for none.
+    pub(super) reserving: u8,
     /// What the target calls this run of itself: it changes when the target restarts. `None` for targets that do not say.
     pub(super) instance: Option<[u8; 16]>,
 }
@@ -57,7 +59,7 @@ pub(super) struct Caller<'a> {
 /// Who we are to the target. An ordinary host has one host identifier for its name, always the same. For a nexus the
 /// identifier names the opening of the disk: once another opening has written, our target does not let this one in again,
 /// so that of two nexuses of one volume the former can not take a member back by reconnecting.
-fn identity(host_nqn: &str, subsystem: &str, session: [u8; 16]) -> Result<Identity, RemoteError> {
+pub(super) fn identity(host_nqn: &str, subsystem: &str, session: [u8; 16]) -> Result<Identity, RemoteError> {
     let name = |text: &str| Nqn::new(text).map_err(|why| RemoteError::Name { name: text.to_owned(), why });
     // FNV-1a, 128 bits: the same name gives the same identifier on every machine and in every version.
     let mut hash: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
@@ -190,7 +192,9 @@ impl Caller<'_> {
         }
         let instance: [u8; 16] = controller.vendor[..16].try_into().expect("16 bytes");
         let instance = Some(instance).filter(|id| *id != [0; 16]);
-        Ok(Association { admin, io, limits, uuid, instance })
+        let has_reservations = controller.oncs.get() & oncs::RESERVATIONS != 0;
+        let reserving = if has_reservations { namespace.rescap } else { 0 };
+        Ok(Association { admin, io, limits, uuid, reserving, instance })
     }
 
     /// The namespace to use: the one with the wanted UUID, or the first.

@@ -12,7 +12,7 @@ use host::{Host, Notify};
 use nvme::initiator::{Completed, command};
 use uuid::Uuid;
 
-use super::association::{Association, Caller};
+use super::association::{Association, Caller, identity};
 use super::connection::{Connection, Link, Loss, Token};
 use super::flights::{Answers, Flights, Part};
 use super::{OnRestart, RemoteError, RemoteOptions, RemoteSpec, RemoteState, refusal};
@@ -33,6 +33,10 @@ pub(super) struct Inner {
     session: [u8; 16],
     geometry: Geometry,
     uuid: Option<Uuid>,
+    /// Who we are to the target, in all associations.
+    host_id: [u8; 16],
+    /// The reservations that the namespace offers, as RESCAP.
+    reserving: Cell<u8>,
     instance: Cell<Option<[u8; 16]>>,
     state: RefCell<RemoteState>,
     flights: RefCell<Flights>,
@@ -100,6 +104,8 @@ impl Inner {
             host: host.clone(),
             geometry: association.limits.geometry,
             uuid: association.uuid,
+            host_id: identity(&spec.host_nqn, &spec.nqn, session)?.host_id,
+            reserving: Cell::new(association.reserving),
             instance: Cell::new(association.instance),
             spec,
             options,
@@ -126,6 +132,18 @@ impl Inner {
     }
     pub(super) fn spec(&self) -> &RemoteSpec {
         &self.spec
+    }
+    pub(super) fn host_id(&self) -> [u8; 16] {
+        self.host_id
+    }
+    pub(super) fn reserving(&self) -> u8 {
+        self.reserving.get()
+    }
+    /// A queue with a free slot, and the namespace's number there.
+    pub(super) fn queue(&self) -> Option<(u32, Rc<Connection>)> {
+        let association = self.association.borrow();
+        let association = association.as_ref()?;
+        Some((association.limits.nsid, self.next_queue(&association.io)?.clone()))
     }
     pub(super) fn uuid(&self) -> Option<Uuid> {
         self.uuid
@@ -274,6 +292,7 @@ impl Inner {
 
     fn install(&self, association: Association) {
         self.instance.set(association.instance);
+        self.reserving.set(association.reserving);
         self.flights.borrow_mut().set_limits(association.limits);
         *self.association.borrow_mut() = Some(association);
         self.go(RemoteState::Up);

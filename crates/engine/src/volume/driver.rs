@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use block::{Bytes, Fault, Geometry, Request, Ticket};
 use host::{Disk, DiskRef, Host};
-use nexus::ledger::uri_tag;
+use nexus::ledger::{Version, uri_tag};
 use nexus::machine::{Denied, MemberView, Nexus as Machine, Outbox, Phase};
 use nexus::map::Shape;
 use nexus::{MemberId, MemberState, Reason};
@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::meter::IoStats;
 
 use super::child::{self, Look, Unfit};
+use super::claim;
 use super::open;
 use super::pump::{Child, Pump};
 use super::{
@@ -101,6 +102,7 @@ impl Nexus {
         let disk = spec.disk.map_err(|reason| self.bad_child(&spec.uri, reason))?;
         let look = self.look(&spec.uri, &disk).await?;
         open::refuse_foreign(self.uuid(), &look.probe, force).map_err(|reason| self.bad_child(&spec.uri, reason))?;
+        let look = self.acquire(&spec.uri, &disk).await?;
         let at = self.pump.children.borrow().len();
         let child = Child { uri: spec.uri.clone(), link: None, member: None, reason: "being added".into() };
         self.pump.children.borrow_mut().push(child);
@@ -181,6 +183,7 @@ impl Nexus {
         let disk = disk.or(link).ok_or_else(|| self.bad_child(uri, "its device is not open".into()))?;
         let look = self.look(uri, &disk).await?;
         open::refuse_foreign(self.uuid(), &look.probe, false).map_err(|reason| self.bad_child(uri, reason))?;
+        let look = self.acquire(uri, &disk).await?;
         self.join(uri, look, true).await
     }
 
@@ -276,6 +279,44 @@ impl Nexus {
         }
         self.pump.release();
         Ok(())
+    }
+
+    /// Makes a device this nexus's own, and looks at it.
+    ///
+    /// A nexus that was replaced and does not know it yet must not take a member from its successor. What the successor
+    /// has recorded on the member tells; when there is such a thing, this nexus first makes sure that its own members
+    /// still obey it. See docs/replication.md, section 3.4.
+    async fn acquire(&self, uri: &str, disk: &DiskRef) -> Result<Look, NexusError> {
+        let before = self.look(uri, disk).await?;
+        let rival = self.rival(&before);
+        if rival.is_some() {
+            let confirmed = self.pump.with(|machine, now, out| machine.confirm(now, out));
+            self.wait(move |m| m.in_force().0 >= confirmed).await?;
+            self.check_serving()?;
+        }
+        let limit = self.settings().member_deadline;
+        let claimed = claim::claim(&self.pump.host, disk, self.pump.key, limit).await;
+        claimed.map_err(|reason| self.bad_child(uri, reason))?;
+        let look = self.look(uri, disk).await?;
+        match self.rival(&look) {
+            new if new == rival => Ok(look),
+            _ => Err(self.bad_child(uri, "another nexus has just recorded its ledger on it".into())),
+        }
+    }
+
+    /// The ledger that another nexus has recorded on a member after this one's.
+    fn rival(&self, look: &Look) -> Option<Version> {
+        let (ours, _) = self.pump.machine.borrow().in_force();
+        let theirs = look.ledger.as_ref().map(|ledger| ledger.version);
+        theirs.filter(|theirs| *theirs > ours && theirs.writer() != ours.writer())
+    }
+
+    fn check_serving(&self) -> Result<(), NexusError> {
+        match self.pump.machine.borrow().phase() {
+            Phase::Fenced => Err(NexusError::Fenced { nexus: self.uuid() }),
+            Phase::Closed | Phase::Draining | Phase::Cleaning => Err(self.bad_state("it is being closed")),
+            Phase::Opening | Phase::Serving => Ok(()),
+        }
     }
 
     async fn look(&self, uri: &str, disk: &DiskRef) -> Result<Look, NexusError> {

@@ -1,8 +1,10 @@
 //! Opening a volume: look at the children, decide, label what is new, start the machine, record the new generation.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::{BlockSize, Blocks, Bytes};
+use futures_util::future::join_all;
 use host::Host;
 use nexus::MemberState;
 use nexus::label::Probe;
@@ -13,8 +15,9 @@ use nexus::open::{Decision, Found, decide};
 use uuid::Uuid;
 
 use super::child::{self, Look, Unfit};
+use super::claim;
 use super::pump::{Child, Pump};
-use super::{NexusError, NexusSpec};
+use super::{ChildSpec, NexusError, NexusSpec};
 
 /// A child while the volume is being opened.
 struct Candidate {
@@ -28,20 +31,15 @@ struct Candidate {
 pub(super) async fn open(host: &Host, spec: NexusSpec) -> Result<Rc<Pump>, NexusError> {
     let nexus = spec.uuid;
     check(&spec)?;
-    let mut candidates = Vec::new();
-    for child in &spec.children {
-        let look = match &child.disk {
-            Err(reason) => Err(reason.clone()),
-            Ok(disk) => match child::look(host, disk, nexus, spec.size, spec.settings.member_deadline).await {
-                Ok(look) => Ok(look),
-                Err(Unfit::Io(reason)) => Err(reason),
-                Err(Unfit::Never(reason)) => {
-                    return Err(NexusError::BadChild { nexus, uri: child.uri.clone(), reason });
-                }
-            },
-        };
-        candidates.push(Candidate { uri: child.uri.clone(), look, member: None });
-    }
+    // A first look, so that an opening that can not succeed takes no member away from another nexus.
+    let candidates = look_all(host, &spec, &BTreeMap::new()).await?;
+    check_children(nexus, &candidates, spec.force)?;
+    judge(&spec, &candidates)?;
+    // Rule: a member is first made this nexus's own, and then looked at. What is found then is all that its former writers
+    // have done and ever will.
+    let key = host.random().max(1);
+    let lost = claim_all(host, &spec, &candidates, key).await;
+    let mut candidates = look_all(host, &spec, &lost).await?;
     let block_size = check_children(nexus, &candidates, spec.force)?;
     let mut opening = plan(host, &spec, block_size, &mut candidates).await?;
     opening.settings = spec.settings;
@@ -49,7 +47,7 @@ pub(super) async fn open(host: &Host, spec: NexusSpec) -> Result<Rc<Pump>, Nexus
     let mut out = Vec::new();
     let machine = Machine::new(opening, host.now(), &mut out);
     let ids: Vec<_> = machine.members(host.now()).iter().map(|m| m.id).collect();
-    let pump = Pump::new(host, nexus, machine, spec.store.clone(), spec.events.clone());
+    let pump = Pump::new(host, (nexus, key), machine, spec.store.clone(), spec.events.clone());
     for candidate in candidates {
         let member = candidate.member.map(|(index, uuid)| (ids[index], uuid));
         let (link, reason) = match candidate.look {
@@ -79,6 +77,74 @@ pub(super) async fn open(host: &Host, spec: NexusSpec) -> Result<Rc<Pump>, Nexus
     }
     start_rebuilds(&pump);
     Ok(pump)
+}
+
+/// Looks at every child but those that are `lost`, for the reasons given.
+async fn look_all(
+    host: &Host,
+    spec: &NexusSpec,
+    lost: &BTreeMap<String, String>,
+) -> Result<Vec<Candidate>, NexusError> {
+    let look = |child: &ChildSpec| {
+        let (uri, disk) = (child.uri.clone(), child.disk.clone());
+        let lost = lost.get(&uri).cloned();
+        async move {
+            let look = match (disk, lost) {
+                (_, Some(reason)) | (Err(reason), None) => Err(reason),
+                (Ok(disk), None) => {
+                    match child::look(host, &disk, spec.uuid, spec.size, spec.settings.member_deadline).await {
+                        Ok(look) => Ok(look),
+                        Err(Unfit::Io(reason)) => Err(reason),
+                        Err(Unfit::Never(reason)) => {
+                            return Err(NexusError::BadChild { nexus: spec.uuid, uri, reason });
+                        }
+                    }
+                }
+            };
+            Ok(Candidate { uri, look, member: None })
+        }
+    };
+    join_all(spec.children.iter().map(look)).await.into_iter().collect()
+}
+
+/// Makes the children that can be reached this nexus's own. Those that could not be, or were out of reach before.
+async fn claim_all(host: &Host, spec: &NexusSpec, candidates: &[Candidate], key: u64) -> BTreeMap<String, String> {
+    let limit = spec.settings.member_deadline;
+    let claim = |candidate: &Candidate| {
+        let (uri, disk) = (candidate.uri.clone(), candidate.look.as_ref().map(|l| l.link.disk.clone()));
+        let disk = disk.map_err(String::clone);
+        async move {
+            let claimed = match disk {
+                Ok(disk) => claim::claim(host, &disk, key, limit).await,
+                Err(reason) => Err(reason),
+            };
+            claimed.err().map(|reason| (uri, reason))
+        }
+    };
+    join_all(candidates.iter().map(claim)).await.into_iter().flatten().collect()
+}
+
+/// The ledgers that were found.
+fn found(candidates: &[Candidate]) -> Vec<Found> {
+    let looks = candidates.iter().filter_map(|c| c.look.as_ref().ok());
+    looks.filter_map(|l| l.member.map(|member| Found { member, ledger: l.ledger.clone() })).collect()
+}
+
+/// What the ledgers that were found say.
+fn judge(spec: &NexusSpec, candidates: &[Candidate]) -> Result<Decision, NexusError> {
+    let nexus = spec.uuid;
+    let stored = spec.ledger.as_ref().map(|l| Version::from_number(l.generation));
+    let refused = |reason: String| NexusError::NoQuorum { nexus, reason };
+    let decision = decide(&found(candidates), stored).map_err(|e| refused(e.to_string()))?;
+    if matches!(decision, Decision::Fresh) {
+        if !spec.fresh {
+            return Err(refused("no ledger was found on any child, and the volume is not new".into()));
+        }
+        if let Some((uri, reason)) = candidates.iter().find_map(|c| c.look.as_ref().err().map(|e| (&c.uri, e))) {
+            return Err(NexusError::BadChild { nexus, uri: uri.clone(), reason: reason.clone() });
+        }
+    }
+    Ok(decision)
 }
 
 /// Every member that waits for a rebuild gets one.
@@ -157,13 +223,8 @@ async fn plan(
     candidates: &mut [Candidate],
 ) -> Result<Opening, NexusError> {
     let nexus = spec.uuid;
-    let found: Vec<Found> = candidates
-        .iter()
-        .filter_map(|c| c.look.as_ref().ok())
-        .filter_map(|l| l.member.map(|member| Found { member, ledger: l.ledger.clone() }))
-        .collect();
     let stored = spec.ledger.as_ref().map(|l| Version::from_number(l.generation));
-    let decision = decide(&found, stored).map_err(|e| NexusError::NoQuorum { nexus, reason: e.to_string() })?;
+    let decision = judge(spec, candidates)?;
     let shape = Shape::of(block_size, block_size.blocks_in(spec.size));
     let mut opening = Opening {
         volume: nexus,
@@ -180,16 +241,9 @@ async fn plan(
     };
     match decision {
         Decision::Fresh => {
-            if !spec.fresh {
-                let reason = "no ledger was found on any child, and the volume is not new".into();
-                return Err(NexusError::NoQuorum { nexus, reason });
-            }
-            if let Some((uri, reason)) = candidates.iter().find_map(|c| c.look.as_ref().err().map(|e| (&c.uri, e))) {
-                return Err(NexusError::BadChild { nexus, uri: uri.clone(), reason: reason.clone() });
-            }
             // A creation that crashed may have left records that never came into force.
-            let seen = found.iter().filter_map(|f| f.ledger.as_ref().map(|l| l.version));
-            opening.highest = seen.max().unwrap_or_default();
+            let seen = found(candidates).into_iter().filter_map(|f| f.ledger.map(|l| l.version)).max();
+            opening.highest = seen.unwrap_or_default();
             for candidate in candidates {
                 enlist(host, nexus, &mut opening, candidate, Standing::InSync).await?;
             }

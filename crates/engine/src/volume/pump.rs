@@ -46,6 +46,8 @@ enum Input {
 
 pub(super) struct Pump {
     pub uuid: Uuid,
+    /// The key under which the members are reserved.
+    pub key: u64,
     pub host: Host,
     pub machine: RefCell<Machine>,
     pub children: RefCell<Vec<Child>>,
@@ -66,7 +68,7 @@ pub(super) struct Pump {
 impl Pump {
     pub fn new(
         host: &Host,
-        uuid: Uuid,
+        (uuid, key): (Uuid, u64),
         machine: Machine,
         store: Rc<dyn LedgerStore>,
         events: Queue<NexusEvent>,
@@ -74,6 +76,7 @@ impl Pump {
         Rc::new(Pump {
             meter: Meter::new(host, machine.geometry().block_size),
             uuid,
+            key,
             host: host.clone(),
             machine: RefCell::new(machine),
             children: RefCell::default(),

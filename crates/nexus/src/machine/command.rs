@@ -115,6 +115,17 @@ impl Nexus {
         Ok(id)
     }
 
+    /// Records the ledger anew as it is. Once the returned version is in force, the members in sync have obeyed this nexus
+    /// after this call.
+    pub fn confirm(&mut self, now: Instant, out: &mut Outbox) -> Version {
+        self.tick(now);
+        if self.phase == Phase::Serving {
+            self.record.wanted = true;
+        }
+        self.settle(out);
+        self.record.version
+    }
+
     /// Takes a member out of the volume for good. It is gone from [`Nexus::members`] once that is recorded.
     pub fn remove(&mut self, now: Instant, id: MemberId, out: &mut Outbox) -> Result<(), Denied> {
         self.tick(now);

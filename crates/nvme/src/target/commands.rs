@@ -1,8 +1,9 @@
 //! The way of a command: capsule, payload, disk, answer.
 
-use block::{Buf, BufMut, Data, Fault, Outcome, Request, Reservations, Reserve, limits};
+use block::{Buf, BufMut, Data, Fault, Outcome, Request, Reservations, limits};
 
 use super::connection::{Connection, Stage};
+use super::controller::Controller;
 use super::io::{self, IoCommand};
 use super::receive::Step;
 use super::sessions::Claim;
@@ -224,9 +225,6 @@ impl Target {
     ) -> Result<(), Status> {
         let role = self.connections[id.index()].role.ok_or(Status::SEQUENCE)?;
         let subsystem = role.subsystem.ok_or(Status::SEQUENCE)?;
-        if command.is_change() {
-            self.claim(id);
-        }
         let mut kind = DiskKind::Io(command);
         let request = match (command, data) {
             (IoCommand::Read(range), _) => Request::Read { range },
@@ -269,7 +267,7 @@ impl Target {
         Ok(())
     }
 
-    /// Changes the reservation. A nexus that reserves a member says by that, as by a write, that it is its own.
+    /// Changes the reservation.
     fn run_reserve(
         &mut self,
         id: ConnectionId,
@@ -281,9 +279,6 @@ impl Target {
         let role = self.connections[id.index()].role.ok_or(Status::SEQUENCE)?;
         let subsystem = role.subsystem.ok_or(Status::SEQUENCE)?;
         let ask = reservation::parse(opcode, action, data).map_err(|fault| Status::of_fault(fault, false))?;
-        if matches!(ask, Reserve::Acquire { .. } | Reserve::Preempt { .. }) {
-            self.claim(id);
-        }
         out.push(Effect::Reserve { connection: id, slot, subsystem, host: role.host, ask });
         let kind = DiskKind::Io(IoCommand::Reserve { opcode, action, len: data.len() });
         self.connection(id).slots.set(slot, Work::AtDisk(DiskWork { kind, pending: 1, failure: None }));
@@ -308,14 +303,20 @@ impl Target {
         self.on_done(id, slot, Ok(Data::from(Buf::copy_of(&page))), out);
     }
 
-    /// A host is about to change the namespace: one that is a nexus says by that that the member is its own.
-    fn claim(&mut self, id: ConnectionId) {
+    /// A host has changed the namespace, or reserved it: for one that is a nexus that says that the member is its own. The
+    /// opening that had it before loses its connections, and learns from the next why.
+    fn claim(&mut self, id: ConnectionId, out: &mut Outbox) {
         let Some(role) = &mut self.connections[id.index()].role else { return };
         let (Claim::Due, Some(subsystem)) = (role.claim, role.subsystem) else { return };
         role.claim = Claim::Made;
-        if let Some(controller) = self.controllers.get(&role.controller) {
-            let sessions = &mut self.subsystems[subsystem.0 as usize].sessions;
-            sessions.claim(&controller.host_nqn, controller.host_id);
+        let Some(controller) = self.controllers.get(&role.controller) else { return };
+        let host_nqn = controller.host_nqn.clone();
+        let sessions = &mut self.subsystems[subsystem.0 as usize].sessions;
+        sessions.claim(&host_nqn, controller.host_id);
+        let sessions = &self.subsystem(subsystem).sessions;
+        let is_out = |c: &Controller| c.host_nqn == host_nqn && !sessions.admits(&c.host_nqn, c.host_id);
+        for replaced in self.controllers_of(|c| c.subsystem == Some(subsystem) && is_out(c)) {
+            self.supersede_controller(replaced, out);
         }
     }
 
@@ -359,12 +360,16 @@ impl Target {
             unreachable!("looked at just now");
         };
         let subsystem = connection.role.and_then(|r| r.subsystem);
+        if failure.is_none() && matches!(&kind, DiskKind::Io(command) if command.is_claim()) {
+            self.claim(id, out);
+        }
         if let Some(subsystem) = subsystem.and_then(|s| self.subsystems.get_mut(s.0 as usize)) {
             kind.count(failure, &subsystem.geometry, &mut subsystem.stats);
             if let (DiskKind::Io(command @ IoCommand::Read(_)), Ok(data)) = (&kind, &outcome) {
                 assert_eq!(data.len(), command.data_len(&subsystem.geometry), "a disk answers a read in full");
             }
         }
+        let connection = self.connection(id);
         match (failure, outcome, kind) {
             (_, _, DiskKind::Shutdown) => self.on_shutdown_flushed(id, slot, failure),
             (Some(status), ..) => connection.answer(slot, 0, status),

@@ -84,7 +84,8 @@ impl Target {
             if !self.subsystem(served).sessions.admits(&host_nqn, data.host_id) {
                 return Err((Status::CONNECT_HOST.do_not_retry(), 0));
             }
-            for older in self.controllers_of(|c| c.subsystem == Some(served) && c.host_nqn == host_nqn) {
+            let is_same = |c: &Controller| c.host_nqn == host_nqn && c.host_id == data.host_id;
+            for older in self.controllers_of(|c| c.subsystem == Some(served) && is_same(c)) {
                 self.supersede_controller(older, out);
             }
         }

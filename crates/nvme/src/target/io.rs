@@ -78,9 +78,13 @@ impl IoCommand {
         }
     }
 
-    /// Whether the command may change what a later read returns.
-    pub fn is_change(&self) -> bool {
-        matches!(self, IoCommand::Write(..) | IoCommand::WriteZeroes { .. } | IoCommand::Deallocate(_))
+    /// Whether its success says that the namespace is the host's own: it has written, or has reserved it.
+    pub fn is_claim(&self) -> bool {
+        match self {
+            IoCommand::Write(..) | IoCommand::WriteZeroes { .. } | IoCommand::Deallocate(_) => true,
+            IoCommand::Reserve { opcode, .. } => *opcode == io::RESERVATION_ACQUIRE,
+            _ => false,
+        }
     }
 
     /// Bytes of data that the host sends, when its SGL has room for `offered` bytes.

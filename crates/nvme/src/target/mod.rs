@@ -10,8 +10,9 @@
 //!   disk has answered, also when the socket is long gone.
 //! * An admin Connect is answered only when no command of an ended association of the same host with the same
 //!   subsystem is at a disk: a command of a dead connection never lands after its retry.
-//! * A host that is a nexus has one association per subsystem: a new one ends those before it. An opening of a member
-//!   that was replaced by another one, one that has written, is never let in again (see `sessions`).
+//! * An opening of a member by a nexus has one association: a new one ends those before it. An opening that was replaced
+//!   by another one, one that has reserved the member or written to it, is never let in again (see `sessions`); what keeps
+//!   it from writing over an association that it still has is the reservation.
 
 mod admin;
 mod commands;

@@ -2,10 +2,11 @@
 //! identifier of a nexus names; it stays the same when the connection is made anew.
 //!
 //! Reading decides nothing, since a nexus has to read its members to learn whether it is the one that may open them. Its
-//! first write says that it is. From then on the opening that wrote before is not let in again: a nexus that was cut off
-//! and replaced can not take the member back by reconnecting and sending old writes again.
+//! first reservation or write that succeeds says that it is. From then on the opening before it is not let in again: a
+//! nexus that was cut off and replaced learns so as soon as it is back.
 //!
-//! This holds while the subsystem is served. Beyond that (a restart of the target) the ledger of the volume decides.
+//! This holds while the subsystem is served. What keeps a replaced nexus from writing, also beyond that, is the
+//! reservation of its successor.
 
 use std::collections::VecDeque;
 

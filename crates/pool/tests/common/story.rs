@@ -16,14 +16,48 @@ use super::{BLOCKS, EXTENT, fill, get, open, options, put, replica};
 /// Something that the user asks for.
 #[derive(Clone, Debug)]
 pub enum Ask {
-    Make { disks: Vec<usize> },
-    Grow { disk: usize },
-    Create { name: &'static str, extents: u64, thin: bool },
-    Destroy { name: &'static str },
-    Write { name: &'static str, start: u64, len: u64, byte: u8, durable: bool },
-    Unmap { name: &'static str, start: u64, len: u64 },
-    Clear { name: &'static str, start: u64, len: u64, may_unmap: bool, durable: bool },
-    Flush { name: &'static str },
+    Make {
+        disks: Vec<usize>,
+    },
+    Grow {
+        disk: usize,
+    },
+    Create {
+        name: &'static str,
+        extents: u64,
+        thin: bool,
+    },
+    Destroy {
+        name: &'static str,
+    },
+    Write {
+        name: &'static str,
+        start: u64,
+        len: u64,
+        byte: u8,
+        durable: bool,
+    },
+    Unmap {
+        name: &'static str,
+        start: u64,
+        len: u64,
+    },
+    Clear {
+        name: &'static str,
+        start: u64,
+        len: u64,
+        may_unmap: bool,
+        durable: bool,
+    },
+    Flush {
+        name: &'static str,
+    },
+    /// Keeps reservations: so many bytes, all the same.
+    Reserve {
+        name: &'static str,
+        len: usize,
+        byte: u8,
+    },
     Export,
     Unmake,
 }
@@ -97,6 +131,10 @@ impl Teller {
                 on(name, Request::WriteZeroes { range, may_unmap, durability }).await;
             }
             Ask::Flush { name } => on(name, Request::Flush).await,
+            Ask::Reserve { name, len, byte } => {
+                let replica = self.pool().replica(name).expect("it exists");
+                replica.keep_reservation(vec![byte; len]).await.expect("there is room");
+            }
             Ask::Export => self.pool().export().await.expect("it is online"),
             Ask::Unmake => self.pool().destroy().await.expect("it is empty"),
         }
@@ -134,15 +172,17 @@ struct Canvas {
     extents: u64,
     may_be_missing: bool,
     blocks: Vec<Vec<Stroke>>,
+    /// What was kept of its reservations; 0 for nothing.
+    reservations: Vec<Stroke>,
 }
 
 impl Canvas {
     fn new(extents: u64, may_be_missing: bool) -> Canvas {
-        Canvas { extents, may_be_missing, blocks: (0..extents * BLOCKS).map(|_| Vec::new()).collect() }
+        let blocks = (0..extents * BLOCKS).map(|_| Vec::new()).collect();
+        Canvas { extents, may_be_missing, blocks, reservations: Vec::new() }
     }
 
-    fn allows(&self, block: usize, byte: u8) -> bool {
-        let strokes = &self.blocks[block];
+    fn allows(strokes: &[Stroke], byte: u8) -> bool {
         let hidden = |done: Option<usize>| strokes.iter().any(|s| s.is_hard && done.is_some_and(|done| done < s.begun));
         let blank = byte == 0 && !strokes.iter().any(|s| s.is_hard);
         blank || strokes.iter().any(|s| s.byte == byte && !hidden(s.done))
@@ -168,6 +208,13 @@ fn canvases(deeds: &[Deed], power: bool) -> BTreeMap<&'static str, Canvas> {
                 all.get_mut(name).expect("it was created").may_be_missing = true;
                 if deed.done.is_some() {
                     all.remove(name);
+                }
+                continue;
+            }
+            Ask::Reserve { name, byte, .. } => {
+                if let Some(canvas) = all.get_mut(name) {
+                    let (begun, done) = (deed.begun, deed.done);
+                    canvas.reservations.push(Stroke { byte, begun, done, is_hard: done.is_some() });
                 }
                 continue;
             }
@@ -351,8 +398,12 @@ async fn compare(pool: &Pool, canvases: &BTreeMap<&'static str, Canvas>) {
         };
         assert_eq!(replica.size().0, canvas.extents * EXTENT);
         for (block, byte) in get(&replica, 0, canvas.extents * BLOCKS).await.into_iter().enumerate() {
-            assert!(canvas.allows(block, byte), "block {block} of {name} is {byte}");
+            assert!(Canvas::allows(&canvas.blocks[block], byte), "block {block} of {name} is {byte}");
         }
+        let kept = replica.reservation();
+        let byte = kept.first().copied().unwrap_or(0);
+        assert!(kept.iter().all(|b| *b == byte), "mixed reservations of {name}: {kept:?}");
+        assert!(Canvas::allows(&canvas.reservations, byte), "the reservations of {name} are {byte}");
     }
 }
 
