@@ -44,6 +44,7 @@ fn label(index: u16) -> Label {
         data_offset: 1 << 20,
         extents: 7,
         metadata: if index == 0 { area } else { MetadataArea::default() },
+        features: 0,
     }
 }
 
