@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_norway::Value;
 
-use crate::model::Error;
+use crate::model::{Error, Protocol};
 
 /// The version that this program writes. A file without one is v0.3.0's.
 pub const VERSION: u32 = 1;
@@ -141,8 +141,28 @@ pub struct ReplicaConfig {
 pub enum Share {
     /// NVMe/TCP.
     Nvmf,
-    /// iSCSI; not supported yet.
+    /// iSCSI.
     Iscsi,
+}
+
+impl From<Share> for Protocol {
+    fn from(share: Share) -> Protocol {
+        match share {
+            Share::Nvmf => Protocol::Nvmf,
+            Share::Iscsi => Protocol::Iscsi,
+        }
+    }
+}
+
+impl Share {
+    /// How the file says that something is shared; `None` for what does not outlive the process.
+    pub fn of(protocol: Protocol) -> Option<Share> {
+        match protocol {
+            Protocol::Nvmf => Some(Share::Nvmf),
+            Protocol::Iscsi => Some(Share::Iscsi),
+            Protocol::Nbd => None,
+        }
+    }
 }
 
 /// A device that was opened by a call of its own.

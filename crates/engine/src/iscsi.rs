@@ -16,7 +16,7 @@ use block::Ticket;
 use futures_channel::oneshot;
 use host::{AnyListener, AnyStream, DiskRef, Host, JoinHandle, Notify, Queue};
 use iscsi::IscsiName;
-use iscsi::chap::Chap;
+pub use iscsi::chap::{Chap, Credentials};
 use iscsi::name::NameError;
 use iscsi::target::{self, ConnectionId, Effect, ExportError, ExportId, ExportStats, Outbox, Target};
 use thiserror::Error;

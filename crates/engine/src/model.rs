@@ -82,7 +82,7 @@ impl Error {
 pub enum Protocol {
     /// NVMe over TCP.
     Nvmf,
-    /// iSCSI: asking for it is answered with InvalidArgument, "not supported yet".
+    /// iSCSI.
     Iscsi,
     /// A local /dev/nbdN: asking for it is answered with InvalidArgument, "not supported yet".
     Nbd,

@@ -20,6 +20,7 @@ mod locks;
 mod nexus_view;
 mod nexuses;
 mod pools;
+mod portals;
 mod registry;
 mod replicas;
 
@@ -32,10 +33,11 @@ use std::time::Duration;
 
 use futures_util::lock::Mutex;
 use host::{Host, JoinHandle, Queue};
+use iscsi::chap::Chap;
 use uuid::Uuid;
 
-use crate::config::{Config, Share, VERSION};
-use crate::model::{Error, ErrorKind, NodeReport, SettingInfo};
+use crate::config::{Config, VERSION};
+use crate::model::{Error, ErrorKind, NodeReport, Protocol, SettingInfo};
 use crate::remote::RemoteOptions;
 use crate::settings::NodeSettings;
 use crate::uri::DeviceUri;
@@ -59,6 +61,23 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// How often the progress of rebuilds is reported.
 const PROGRESS: Duration = Duration::from_millis(500);
 
+/// How a node offers devices over iSCSI.
+#[derive(Clone, Debug)]
+pub struct IscsiNodeOptions {
+    /// The port for nexuses and devices; 0 as for `nvmf_bind`.
+    pub nexus_port: u16,
+    /// The port for replicas; 0 as for `nvmf_bind`.
+    pub replica_port: u16,
+    /// Who may log in; `None`: everybody.
+    pub chap: Option<Chap>,
+}
+
+impl Default for IscsiNodeOptions {
+    fn default() -> IscsiNodeOptions {
+        IscsiNodeOptions { nexus_port: 3260, replica_port: 3262, chap: None }
+    }
+}
+
 /// How a node is started.
 pub struct NodeOptions {
     /// The node's name, as the control plane knows it.
@@ -68,6 +87,8 @@ pub struct NodeOptions {
     pub nvmf_bind: SocketAddr,
     /// What hosts are told to connect to (`host:port`), when that differs from `nvmf_bind`.
     pub nvmf_advertised: Option<String>,
+    /// iSCSI: on the address of `nvmf_bind`, from the first time that something is shared so.
+    pub iscsi: IscsiNodeOptions,
     /// The configuration file (YAML). Without one nothing survives the process.
     pub config_path: Option<PathBuf>,
     /// Where managed nexuses record their ledgers: the control plane. Without one, managed nexuses are refused.
@@ -131,7 +152,7 @@ impl Node {
             let set = settings.set(&name, &value.to_string());
             set.map_err(|e| e.context(config_name(&options)).with_kind(ErrorKind::InvalidArgument))?;
         }
-        let exports = Exports::start(&host, &options, config.nexus_opts.nvmf_replica_port).await?;
+        let exports = Exports::start(&host, &options, &config.nexus_opts).await?;
         config.nexus_opts.nvmf_replica_port = Some(exports.port());
         let pools = std::mem::take(&mut config.pools);
         let nexuses = std::mem::take(&mut config.nexus_bdevs);
@@ -163,7 +184,8 @@ impl Node {
         let named = |e: Error| e.context(config_name(&node.options));
         for bdev in bdevs {
             let uri = DeviceUri::parse(&bdev.uri).map_err(named)?;
-            let lost = LostBdev { shared: bdev.share == Some(Share::Nvmf), reason: "not opened yet".into(), uri };
+            let shared = bdev.share.map(Protocol::from);
+            let lost = LostBdev { shared, reason: "not opened yet".into(), uri };
             node.lost_bdevs.borrow_mut().insert(lost.uri.name(), lost);
         }
         node.expect_pools(pools);
@@ -290,6 +312,8 @@ impl Node {
             return Config { ledgers: self.ledgers_config(), ..(**config).clone() };
         }
         let settings = self.settings.borrow();
+        let mut nexus_opts = self.kept.nexus_opts.clone();
+        self.exports.remember(&mut nexus_opts);
         Config {
             version: Some(VERSION),
             pools: self.pools_config(),
@@ -297,6 +321,7 @@ impl Node {
             nexus_bdevs: self.nexuses_config(),
             settings: settings.changed().map(|(name, value)| (name.to_owned(), value)).collect(),
             ledgers: self.ledgers_config(),
+            nexus_opts,
             ..self.kept.clone()
         }
     }

@@ -115,11 +115,12 @@ pub async fn run(arguments: Arguments, control: Option<String>) -> Done {
 fn start(plan: &Plan, link: Option<control::Link>) -> Result<Shard<Node>, Failure> {
     let options = ring::Options { spin: plan.spin, name: "data".into(), cpu: plan.cpu };
     let (id, nvmf_bind, nvmf_advertised) = (plan.node_name.clone(), plan.nvme, plan.nvme_advertise.clone());
-    let config_path = plan.config.clone();
+    let (config_path, iscsi) = (plan.config.clone(), plan.iscsi.clone());
     let shard = Shard::start(options, move |host| {
         Box::pin(async move {
             let managed_ledgers = link.map(|link| link.ledgers());
-            Node::start(host, NodeOptions { id, nvmf_bind, nvmf_advertised, config_path, managed_ledgers }).await
+            let options = NodeOptions { id, nvmf_bind, nvmf_advertised, iscsi, config_path, managed_ledgers };
+            Node::start(host, options).await
         })
     });
     shard.map_err(|error| Failure::failed(format!("the engine did not start: {error}")))

@@ -6,6 +6,8 @@ use block::BlockSize;
 use host::{Claim as DiskClaim, DiskRef, OpenError, OpenOptions};
 use uuid::Uuid;
 
+use super::exports::protocol_of;
+use super::portals::{IQN_PREFIX, Portal};
 use super::registry::{Bdev, Lease, Origin};
 use super::{Node, Result};
 use crate::config::{BaseBdev, Share};
@@ -18,7 +20,7 @@ use crate::uri::{Device, DeviceUri};
 /// A device that the configuration names and that could not be opened.
 pub(crate) struct LostBdev {
     pub(crate) uri: DeviceUri,
-    pub(crate) shared: bool,
+    pub(crate) shared: Option<Protocol>,
     pub(crate) reason: String,
 }
 
@@ -36,7 +38,7 @@ impl Node {
         if self.lost_bdevs.borrow().contains_key(&name) {
             return Err(Error::already_exists(format!("device '{name}' is known and being retried; destroy it first")));
         }
-        self.keep_bdev(&uri, false).await?;
+        self.keep_bdev(&uri, None).await?;
         self.persist().await?;
         Ok(name)
     }
@@ -99,7 +101,7 @@ impl Node {
         // Nobody may begin to use it meanwhile.
         let claim =
             self.registry.claim(&name, "its sharing").map_err(|e| e.with_kind(ErrorKind::FailedPrecondition))?;
-        let uri = self.share_device(&name, &name).await?;
+        let uri = self.share_device(&name, &name, protocol).await?;
         drop(claim);
         self.persist().await?;
         Ok(uri)
@@ -146,7 +148,7 @@ impl Node {
     }
 
     /// Opens a device that stays until it is closed by a call, and shares it when asked.
-    pub(crate) async fn keep_bdev(&self, uri: &DeviceUri, shared: bool) -> Result<()> {
+    pub(crate) async fn keep_bdev(&self, uri: &DeviceUri, shared: Option<Protocol>) -> Result<()> {
         let name = uri.name();
         let claim = self.registry.claim(&name, "its opening")?;
         if self.registry.find(&name).is_some() {
@@ -155,8 +157,8 @@ impl Node {
         let bdev = self.open(uri, &self.host_nqn(), Origin::Kept).await?;
         self.registry.add(&name, bdev)?;
         drop(claim);
-        if shared {
-            self.share_device(&name, &name).await?;
+        if let Some(protocol) = shared {
+            self.share_device(&name, &name, protocol).await?;
         }
         Ok(())
     }
@@ -248,18 +250,41 @@ impl Node {
         })
     }
 
-    /// Shares a registered device as `nqn.2019-05.io.openebs:<suffix>`; OK when it is shared already.
-    pub(crate) async fn share_device(&self, name: &str, suffix: &str) -> Result<String> {
+    /// Shares a registered device as `nqn.2019-05.io.openebs:<suffix>` or `iqn.2019-05.io.openebs:<suffix>`; OK when it is
+    /// shared so already.
+    pub(crate) async fn share_device(&self, name: &str, suffix: &str, protocol: Protocol) -> Result<String> {
         let Some((_, bdev)) = self.registry.find(name) else { return Err(no_device(name)) };
-        if let Some(nqn) = &bdev.share {
-            return Ok(self.exports.peer_uri(nqn));
+        if let Some(shared) = &bdev.share {
+            let now = protocol_of(shared);
+            if now != protocol {
+                return Err(Error::already_exists(format!("device '{name}' is shared over {now} already")));
+            }
+            return Ok(self.exports.peer_uri(shared));
         }
         let plain = |c: char| if c.is_ascii_alphanumeric() || ".-_:".contains(c) { c } else { '-' };
         let suffix: String = suffix.trim_start_matches('/').chars().map(plain).collect();
-        let nqn = format!("{}{suffix}", super::NQN_PREFIX);
-        self.exports.add(&nqn, bdev.uuid, bdev.guard).await.map_err(|e| e.context(format!("device '{name}'")))?;
-        self.registry.update(name, |b| b.share = Some(nqn.clone()));
-        Ok(self.exports.peer_uri(&nqn))
+        let context = |e: Error| e.context(format!("device '{name}'"));
+        let shared = match protocol {
+            Protocol::Iscsi => {
+                // iSCSI names have no capital letters.
+                let iqn = format!("{IQN_PREFIX}{suffix}").to_lowercase();
+                let (portal, product) = match &bdev.origin {
+                    Origin::Replica(_) => (Portal::Replica, "Mayastor Replica"),
+                    Origin::Nexus => (Portal::Nexus, "Nexus CAS Driver"),
+                    Origin::Kept | Origin::Leased => (Portal::Nexus, "Mayastor Device"),
+                };
+                let disk = bdev.guard.view(self.host.random_bytes());
+                self.exports.add_iscsi(portal, &iqn, bdev.uuid, product, disk).await.map_err(context)?;
+                iqn
+            }
+            Protocol::Nvmf | Protocol::Nbd => {
+                let nqn = format!("{}{suffix}", super::NQN_PREFIX);
+                self.exports.add(&nqn, bdev.uuid, bdev.guard).await.map_err(context)?;
+                nqn
+            }
+        };
+        self.registry.update(name, |b| b.share = Some(shared.clone()));
+        Ok(self.exports.peer_uri(&shared))
     }
 
     /// Takes a shared device back; OK when it is not shared.
@@ -272,16 +297,15 @@ impl Node {
 
     /// The devices for the configuration file.
     pub(crate) fn bdevs_config(&self) -> Vec<BaseBdev> {
-        let share = |shared: bool| shared.then_some(Share::Nvmf);
         let mut list = Vec::new();
         for name in self.registry.names() {
             let found = self.registry.find(&name).filter(|(_, b)| b.origin == Origin::Kept);
             if let Some((_, bdev)) = found.filter(|_| !self.lost_bdevs.borrow().contains_key(&name)) {
-                list.push(BaseBdev { uri: bdev.uri, share: share(bdev.share.is_some()) });
+                list.push(BaseBdev { uri: bdev.uri, share: bdev.share.and_then(|name| Share::of(protocol_of(&name))) });
             }
         }
         for lost in self.lost_bdevs.borrow().values() {
-            list.push(BaseBdev { uri: lost.uri.canonical(), share: share(lost.shared) });
+            list.push(BaseBdev { uri: lost.uri.canonical(), share: lost.shared.and_then(Share::of) });
         }
         list
     }
@@ -296,7 +320,10 @@ impl Node {
             };
             let opened = match self.registry.find(&name) {
                 // It was opened before and could only not be shared.
-                Some(_) => self.share_device(&name, &name).await.map(|_| ()),
+                Some(_) => match shared {
+                    Some(protocol) => self.share_device(&name, &name, protocol).await.map(|_| ()),
+                    None => Ok(()),
+                },
                 None => self.keep_bdev(&uri, shared).await,
             };
             match opened {
@@ -315,11 +342,11 @@ pub(crate) fn no_device(name: &str) -> Error {
     Error::not_found(format!("device '{name}' not found"))
 }
 
-/// Only NVMe/TCP can be served today.
+/// NVMe/TCP and iSCSI can be served today.
 pub(crate) fn supported(protocol: Protocol, object: &str) -> Result<()> {
     match protocol {
-        Protocol::Nvmf => Ok(()),
-        other => Err(Error::invalid(format!("{object}: sharing over {other} is not supported yet"))),
+        Protocol::Nvmf | Protocol::Iscsi => Ok(()),
+        other @ Protocol::Nbd => Err(Error::invalid(format!("{object}: sharing over {other} is not supported yet"))),
     }
 }
 

@@ -1,22 +1,24 @@
-//! What the node's NVMe/TCP target offers.
+//! What the node offers to other machines, over NVMe/TCP and iSCSI.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Duration;
 
-use host::Host;
+use host::{DiskRef, Host};
 use uuid::Uuid;
 
+use super::portals::{IQN_PREFIX, Portal, Portals};
 use super::{NodeOptions, Result};
+use crate::config::NexusOpts;
 use crate::guard::Guard;
-use crate::model::Error;
+use crate::model::{Error, Protocol};
 use crate::target::{TargetError, TargetOptions, TargetServer};
 
 /// How long the sockets of a predecessor that was killed may linger.
 const PREDECESSOR: Duration = Duration::from_secs(5);
 /// The pause between two attempts to listen.
-const AGAIN: Duration = Duration::from_millis(50);
+pub(crate) const AGAIN: Duration = Duration::from_millis(50);
 
 /// The target, and how others reach it.
 pub(crate) struct Exports {
@@ -26,6 +28,12 @@ pub(crate) struct Exports {
     /// `host:port` in the URIs for other engines. They are in the network that we listen in, while hosts may come from
     /// another one, in which we have the advertised address.
     peers: String,
+    portals: Portals,
+}
+
+/// The protocol of a name under which something is shared.
+pub(crate) fn protocol_of(name: &str) -> Protocol {
+    if name.starts_with(IQN_PREFIX) { Protocol::Iscsi } else { Protocol::Nvmf }
 }
 
 /// Starts the target. The kernel may hold the sockets of a process that was just killed a moment longer than the
@@ -45,16 +53,18 @@ async fn start_target(host: &Host, options: TargetOptions) -> std::result::Resul
 }
 
 impl Exports {
-    /// Starts the target. Port 0 in the options: the port of the last time, `before`, or any that is free.
-    pub(crate) async fn start(host: &Host, options: &NodeOptions, before: Option<u16>) -> Result<Exports> {
+    /// Starts the NVMe/TCP target; iSCSI starts when it is first used. Port 0 in the options: the port of the last time,
+    /// in `before`, or any that is free.
+    pub(crate) async fn start(host: &Host, options: &NodeOptions, before: &NexusOpts) -> Result<Exports> {
         let mut bind = options.nvmf_bind;
         if bind.port() == 0 {
-            bind.set_port(before.unwrap_or(0));
+            bind.set_port(before.nvmf_replica_port.unwrap_or(0));
         }
         let (name, port) = match &options.nvmf_advertised {
             Some(text) => split(text)?,
             None => (bind.ip().to_string(), 0),
         };
+        let other_name = options.nvmf_advertised.is_some().then(|| name.clone());
         // Discovery tells addresses, not names: a host that knows us by a name needs none from there.
         let advertised = name.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, port));
         let server = start_target(host, TargetOptions { bind, advertised }).await;
@@ -65,7 +75,8 @@ impl Exports {
             any if any.ip().is_unspecified() => address.clone(),
             bound => bound.to_string(),
         };
-        Ok(Exports { server, address, peers })
+        let portals = Portals::new(host, bind.ip(), other_name, options.iscsi.clone(), before);
+        Ok(Exports { server, address, peers, portals })
     }
 
     /// The port that it listens on.
@@ -79,16 +90,40 @@ impl Exports {
     }
 
     /// The URI of an exported nexus, for hosts.
-    pub(crate) fn host_uri(&self, nqn: &str) -> String {
-        format!("nvmf://{}/{nqn}", self.address)
+    pub(crate) fn host_uri(&self, name: &str) -> String {
+        match protocol_of(name) {
+            Protocol::Iscsi => self.portals.uri(name),
+            Protocol::Nvmf | Protocol::Nbd => format!("nvmf://{}/{name}", self.address),
+        }
     }
 
     /// The URI of an exported replica or device, for other engines.
-    pub(crate) fn peer_uri(&self, nqn: &str) -> String {
-        format!("nvmf://{}/{nqn}", self.peers)
+    pub(crate) fn peer_uri(&self, name: &str) -> String {
+        match protocol_of(name) {
+            Protocol::Iscsi => self.portals.uri(name),
+            Protocol::Nvmf | Protocol::Nbd => format!("nvmf://{}/{name}", self.peers),
+        }
     }
 
-    /// Offers a device.
+    /// The ports, for the configuration file.
+    pub(crate) fn remember(&self, opts: &mut NexusOpts) {
+        self.portals.remember(opts);
+    }
+
+    /// Offers a device over iSCSI. To the device's reservations all initiators are one host; those among them are the
+    /// target's.
+    pub(crate) async fn add_iscsi(
+        &self,
+        portal: Portal,
+        name: &str,
+        uuid: Uuid,
+        product: &str,
+        disk: DiskRef,
+    ) -> Result<()> {
+        self.portals.add(portal, name, uuid, product, disk).await
+    }
+
+    /// Offers a device over NVMe/TCP.
     pub(crate) async fn add(&self, nqn: &str, uuid: Uuid, device: Rc<Guard>) -> Result<()> {
         self.server
             .export_guarded(nqn, uuid, device)
@@ -96,14 +131,20 @@ impl Exports {
     }
 
     /// Takes a device back; requests in flight are answered first.
-    pub(crate) async fn remove(&self, nqn: &str) {
-        // It fails only when there is no such subsystem; then there is nothing to take back.
-        let _ = self.server.unexport(nqn).await;
+    pub(crate) async fn remove(&self, name: &str) {
+        match protocol_of(name) {
+            Protocol::Iscsi => self.portals.remove(name).await,
+            Protocol::Nvmf | Protocol::Nbd => {
+                // It fails only when there is no such subsystem; then there is nothing to take back.
+                let _ = self.server.unexport(name).await;
+            }
+        }
     }
 
     /// Ends all connections in order.
     pub(crate) async fn stop(&self) {
         self.server.stop().await;
+        self.portals.stop().await;
     }
 }
 

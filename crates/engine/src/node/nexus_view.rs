@@ -8,7 +8,7 @@ use super::nexuses::{NexusSlot, NexusState, device_name, no_nexus, parse_uuid};
 use super::{Node, Result};
 use crate::config::{NexusConfig, Share, parse_size};
 use crate::model::{
-    ChildInfo, ChildState, Error, Health, LedgerInfo, NexusInfo, NexusStatistics, RebuildInfo, RebuildState,
+    ChildInfo, ChildState, Error, Health, LedgerInfo, NexusInfo, NexusStatistics, Protocol, RebuildInfo, RebuildState,
 };
 use crate::volume;
 
@@ -87,7 +87,7 @@ impl Node {
             uuid: uuid.to_string(),
             size: slot.size.to_string(),
             children: slot.children.clone(),
-            share: slot.published.then_some(Share::Nvmf),
+            share: slot.published.and_then(Share::of),
             managed: slot.managed,
             offline: slot.offline.iter().cloned().collect(),
         };
@@ -106,7 +106,7 @@ impl Node {
                 size,
                 children: config.children,
                 managed: config.managed,
-                published: config.share == Some(Share::Nvmf),
+                published: config.share.map(Protocol::from),
                 offline: config.offline.into_iter().collect(),
                 absent: BTreeSet::new(),
                 state: NexusState::Lost { reason: "not opened yet".into() },

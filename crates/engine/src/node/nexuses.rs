@@ -34,8 +34,8 @@ pub(crate) struct NexusSlot {
     /// The URIs of the children, as they were given.
     pub(crate) children: Vec<String>,
     pub(crate) managed: bool,
-    /// Whether it shall be published; whether it is, the registry knows.
-    pub(crate) published: bool,
+    /// How it shall be published, if it shall; whether it is, the registry knows.
+    pub(crate) published: Option<Protocol>,
     /// Children that an operator took out.
     pub(crate) offline: BTreeSet<String>,
     /// Children that were not reachable when the nexus was opened; they are taken in as soon as they are.
@@ -109,7 +109,7 @@ impl Node {
             size,
             children,
             managed,
-            published: false,
+            published: None,
             offline,
             absent: opened.absent,
             state: NexusState::Open { nexus: opened.nexus, leases: opened.leases },
@@ -155,12 +155,12 @@ impl Node {
             let _ = nexus.close().await;
             return Err(error);
         }
-        let published = self.nexuses.borrow().get(&uuid).is_some_and(|before| before.published);
+        let published = self.nexuses.borrow().get(&uuid).and_then(|before| before.published);
         let before = self.nexuses.borrow_mut().insert(uuid, NexusSlot { published, ..slot });
         drop(before);
-        if published {
+        if let Some(protocol) = published {
             // When it fails now it is tried again.
-            let _ = self.share_device(&device_name(uuid), &device_name(uuid)).await;
+            let _ = self.share_device(&device_name(uuid), &device_name(uuid), protocol).await;
         }
         Ok(())
     }
@@ -251,8 +251,8 @@ impl Node {
         let _held = self.locks.hold("nexus", &uuid.to_string()).await;
         self.open_nexus_of(uuid)?;
         let name = device_name(uuid);
-        self.share_device(&name, &name).await.map_err(|e| e.context(format!("nexus {uuid}")))?;
-        self.update(uuid, |slot| slot.published = true);
+        self.share_device(&name, &name, protocol).await.map_err(|e| e.context(format!("nexus {uuid}")))?;
+        self.update(uuid, |slot| slot.published = Some(protocol));
         self.persist().await?;
         self.nexus_info(uuid)
     }
@@ -266,7 +266,7 @@ impl Node {
             return Err(no_nexus(uuid));
         }
         self.unshare_device(&device_name(uuid)).await;
-        self.update(uuid, |slot| slot.published = false);
+        self.update(uuid, |slot| slot.published = None);
         self.persist().await?;
         self.nexus_info(uuid)
     }
@@ -319,9 +319,9 @@ impl Node {
 
     async fn publish_again(&self, uuid: Uuid) {
         let name = device_name(uuid);
-        let published = self.nexuses.borrow().get(&uuid).is_some_and(|slot| slot.published);
+        let Some(protocol) = self.nexuses.borrow().get(&uuid).and_then(|slot| slot.published) else { return };
         let hidden = self.registry.find(&name).is_some_and(|(_, b)| b.share.is_none());
-        if published && hidden && self.share_device(&name, &name).await.is_ok() {
+        if hidden && self.share_device(&name, &name, protocol).await.is_ok() {
             self.changes.bump();
         }
     }
@@ -341,7 +341,7 @@ impl Node {
             size,
             children,
             managed,
-            published: false,
+            published: None,
             offline,
             absent: opened.absent,
             state: NexusState::Open { nexus: opened.nexus, leases: opened.leases },

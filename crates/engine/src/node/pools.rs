@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::registry::Lease;
 use super::{Node, Result};
 use crate::config::{PoolConfig, ReplicaConfig, Share};
-use crate::model::{CreatePool, Error, ErrorKind, Health, PoolInfo};
+use crate::model::{CreatePool, Error, ErrorKind, Health, PoolInfo, Protocol};
 use crate::uri::DeviceUri;
 
 /// ```text
@@ -22,7 +22,7 @@ pub(crate) enum PoolState {
     /// Imported. Field order matters: the pool lets go of its disks before the leases close them.
     Open { pool: Rc<Pool>, leases: Vec<Lease> },
     /// Named by the configuration, not imported; tried again every few seconds.
-    Lost { reason: String, replicas: BTreeMap<String, bool> },
+    Lost { reason: String, replicas: BTreeMap<String, Option<Protocol>> },
 }
 
 pub(crate) struct PoolSlot {
@@ -133,8 +133,8 @@ impl Node {
         let slot = PoolSlot { disks, odd_disks: Vec::new(), state: PoolState::Open { pool, leases } };
         let before = self.pools.borrow_mut().insert(name.into(), slot);
         if let Some(PoolSlot { state: PoolState::Lost { replicas, .. }, .. }) = before {
-            for uuid in replicas.into_iter().filter(|(_, shared)| *shared).map(|(uuid, _)| uuid) {
-                self.want_share(&uuid);
+            for (uuid, protocol) in replicas.into_iter().filter_map(|(uuid, shared)| Some((uuid, shared?))) {
+                self.want_share(&uuid, protocol);
             }
         }
         self.retry_shares().await;
@@ -199,7 +199,7 @@ impl Node {
             if let Err(error) = raze(&pool, &replicas).await {
                 // What is still there goes on as before.
                 self.register_replicas(&name, &pool)?;
-                shared.iter().for_each(|uuid| self.want_share(uuid));
+                shared.iter().for_each(|(uuid, protocol)| self.want_share(uuid, *protocol));
                 self.retry_shares().await;
                 return Err(pool_error(&error).with_kind(ErrorKind::Internal));
             }
@@ -304,7 +304,7 @@ impl Node {
     pub(crate) fn pools_config(&self) -> Vec<PoolConfig> {
         let pools = self.pools.borrow();
         let config = |(name, slot): (&String, &PoolSlot)| {
-            let shared: BTreeMap<String, bool> = match &slot.state {
+            let shared: BTreeMap<String, Option<Protocol>> = match &slot.state {
                 PoolState::Lost { replicas, .. } => replicas.clone(),
                 PoolState::Open { .. } => {
                     let replicas = self.replicas.borrow();
@@ -312,7 +312,8 @@ impl Node {
                     here.map(|(uuid, r)| (uuid.clone(), r.shared)).collect()
                 }
             };
-            let replica = |(name, shared): (String, bool)| ReplicaConfig { name, share: shared.then_some(Share::Nvmf) };
+            let replica =
+                |(name, shared): (String, Option<Protocol>)| ReplicaConfig { name, share: shared.and_then(Share::of) };
             let mut disks: Vec<String> = slot.disks.iter().map(DeviceUri::canonical).collect();
             disks.extend(slot.odd_disks.clone());
             let replicas = shared.into_iter().map(replica).collect();
@@ -329,7 +330,7 @@ impl Node {
                 odd_disks: Vec::new(),
                 state: PoolState::Lost {
                     reason: "not imported yet".into(),
-                    replicas: config.replicas.into_iter().map(|r| (r.name, r.share == Some(Share::Nvmf))).collect(),
+                    replicas: config.replicas.into_iter().map(|r| (r.name, r.share.map(Protocol::from))).collect(),
                 },
             };
             for disk in config.disks {

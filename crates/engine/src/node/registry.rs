@@ -37,7 +37,7 @@ pub(crate) struct Bdev {
     /// The complete URI that makes it again; empty for replicas and nexuses.
     pub(crate) uri: String,
     pub(crate) origin: Origin,
-    /// The NQN under which it is shared.
+    /// The name (NQN or iSCSI name) under which it is shared.
     pub(crate) share: Option<String>,
 }
 

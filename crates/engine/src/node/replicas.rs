@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::bdevs::supported;
 use super::counted::Counted;
+use super::exports::protocol_of;
 use super::pools::{PoolState, check_name, pool_error};
 use super::registry::{Bdev, Claim, Origin};
 use super::{Node, Result};
@@ -20,8 +21,8 @@ pub(crate) struct ReplicaSlot {
     pub(crate) pool: String,
     pub(crate) replica: Rc<Replica>,
     counted: Rc<Counted>,
-    /// Whether it shall be shared; whether it is, the registry knows.
-    pub(crate) shared: bool,
+    /// How it shall be shared, if it shall; whether it is, the registry knows.
+    pub(crate) shared: Option<Protocol>,
     /// Why it could not be shared; else empty.
     trouble: String,
 }
@@ -62,7 +63,7 @@ impl Node {
             self.register_replica(&pool_name, replica)?;
         }
         if share.is_some() {
-            self.share_held_replica(&uuid, true).await?;
+            self.share_held_replica(&uuid, share).await?;
         }
         self.persist().await?;
         self.replica_info(&uuid)
@@ -93,20 +94,22 @@ impl Node {
             return Err(self.no_replica(&uuid));
         };
         let _pool = self.locks.hold("pool", &pool).await;
-        self.share_held_replica(&uuid, share.is_some()).await?;
+        self.share_held_replica(&uuid, share).await?;
         self.persist().await?;
         self.replica_info(&uuid)
     }
 
     /// The caller holds the replica or its pool.
-    async fn share_held_replica(&self, uuid: &str, share: bool) -> Result<()> {
+    async fn share_held_replica(&self, uuid: &str, share: Option<Protocol>) -> Result<()> {
         if !self.replicas.borrow().contains_key(uuid) {
             return Err(self.no_replica(uuid));
         }
-        if share {
-            self.share_device(uuid, uuid).await.map_err(|e| e.context(format!("replica '{uuid}'")))?;
-        } else {
+        let now = self.registry.find(uuid).and_then(|(_, b)| b.share).map(|name| protocol_of(&name));
+        if share.is_none() || now != share {
             self.unshare_device(uuid).await;
+        }
+        if let Some(protocol) = share {
+            self.share_device(uuid, uuid, protocol).await.map_err(|e| e.context(format!("replica '{uuid}'")))?;
         }
         if let Some(slot) = self.replicas.borrow_mut().get_mut(uuid) {
             slot.shared = share;
@@ -130,15 +133,15 @@ impl Node {
         let claim = self.claim_for(&uuid, "its destruction")?;
         self.unshare_device(&uuid).await;
         let slot = self.forget_replica(&uuid);
-        let shared = slot.as_ref().is_some_and(|s| s.shared);
+        let shared = slot.as_ref().and_then(|s| s.shared);
         drop(slot);
         drop(claim);
         if let Err(error) = pool.destroy_replica(&uuid).await {
             // It is still there: put it back, so that what is listed is what is there.
             if let Some(replica) = pool.replica(&uuid) {
                 self.register_replica(&pool_name, replica)?;
-                if shared {
-                    self.want_share(&uuid);
+                if let Some(protocol) = shared {
+                    self.want_share(&uuid, protocol);
                     self.retry_shares().await;
                 }
             }
@@ -186,7 +189,7 @@ impl Node {
             size: slot.replica.size().0,
             thin: slot.replica.thin(),
             allocated: slot.replica.allocated().0,
-            share: nqn.is_some().then_some(Protocol::Nvmf),
+            share: nqn.as_deref().map(protocol_of),
             uri: nqn.map_or_else(|| format!("bdev:///{uuid}"), |nqn| self.exports.peer_uri(&nqn)),
             state,
             reason,
@@ -225,7 +228,7 @@ impl Node {
             share: None,
         };
         self.registry.add(&name, bdev)?;
-        let slot = ReplicaSlot { pool: pool.into(), replica, counted, shared: false, trouble: String::new() };
+        let slot = ReplicaSlot { pool: pool.into(), replica, counted, shared: None, trouble: String::new() };
         self.replicas.borrow_mut().insert(name, slot);
         Ok(())
     }
@@ -240,9 +243,10 @@ impl Node {
         replicas.iter().filter(|(_, slot)| slot.pool == pool).map(|(uuid, _)| uuid.clone()).collect()
     }
 
-    pub(crate) fn shared_replicas_of(&self, pool: &str) -> Vec<String> {
+    pub(crate) fn shared_replicas_of(&self, pool: &str) -> Vec<(String, Protocol)> {
         let replicas = self.replicas.borrow();
-        replicas.iter().filter(|(_, slot)| slot.pool == pool && slot.shared).map(|(uuid, _)| uuid.clone()).collect()
+        let here = replicas.iter().filter(|(_, slot)| slot.pool == pool);
+        here.filter_map(|(uuid, slot)| Some((uuid.clone(), slot.shared?))).collect()
     }
 
     /// Claims all replicas of a pool, so that nobody begins to use one; refused when one is in use.
@@ -265,21 +269,21 @@ impl Node {
     }
 
     /// Notes that a replica shall be shared.
-    pub(crate) fn want_share(&self, uuid: &str) {
+    pub(crate) fn want_share(&self, uuid: &str, protocol: Protocol) {
         if let Some(slot) = self.replicas.borrow_mut().get_mut(uuid) {
-            slot.shared = true;
+            slot.shared = Some(protocol);
         }
     }
 
     /// Shares the replicas that shall be shared and are not.
     pub(crate) async fn retry_shares(&self) {
-        let wanted: Vec<String> = {
+        let wanted: Vec<(String, Protocol)> = {
             let replicas = self.replicas.borrow();
-            replicas.iter().filter(|(_, slot)| slot.shared).map(|(uuid, _)| uuid.clone()).collect()
+            replicas.iter().filter_map(|(uuid, slot)| Some((uuid.clone(), slot.shared?))).collect()
         };
-        for uuid in wanted {
+        for (uuid, protocol) in wanted {
             if self.registry.find(&uuid).is_some_and(|(_, b)| b.share.is_none()) {
-                let shared = self.share_device(&uuid, &uuid).await;
+                let shared = self.share_device(&uuid, &uuid, protocol).await;
                 let trouble = shared.err().map(|e| e.message).unwrap_or_default();
                 if let Some(slot) = self.replicas.borrow_mut().get_mut(&uuid) {
                     self.explain(&mut slot.trouble, trouble);

@@ -2,10 +2,12 @@
 
 mod fencing;
 mod files;
+
 mod managed;
 mod nexuses;
 mod pools;
 mod remote;
+mod shares;
 mod together;
 mod wrong;
 
@@ -13,7 +15,7 @@ use std::future::Future;
 use std::rc::Rc;
 
 use engine::model::{CreateNexus, CreatePool, CreateReplica, NodeReport, Protocol};
-use engine::node::{Node, NodeOptions};
+use engine::node::{IscsiNodeOptions, Node, NodeOptions};
 use host::Host;
 use sim::{DiskOptions, World};
 use uuid::Uuid;
@@ -26,6 +28,7 @@ fn options(host: &str) -> NodeOptions {
         id: "node-1".into(),
         nvmf_bind: format!("{host}:8420").parse().expect("an address"),
         nvmf_advertised: None,
+        iscsi: IscsiNodeOptions::default(),
         config_path: Some(CONFIG.into()),
         managed_ledgers: None,
     }

@@ -73,11 +73,11 @@ fn replica_cases() -> Vec<Case> {
         case!("thin now", n => n.create_replica(CreateReplica { thin: true, ..replica("r1", "tank", 10) }),
             AlreadyExists, "replica 'r1'"),
         case!("a device's name", n => n.create_replica(replica("used", "tank", 1)), AlreadyExists, "replica 'used'"),
-        case!("iscsi", n => n.create_replica(CreateReplica { share: Some(Protocol::Iscsi), ..replica("x", "tank", 1) }),
+        case!("nbd", n => n.create_replica(CreateReplica { share: Some(Protocol::Nbd), ..replica("x", "tank", 1) }),
             InvalidArgument, "replica 'x'"),
         case!("share unknown", n => n.share_replica("x".into(), Some(Protocol::Nvmf)), NotFound, "replica 'x'"),
         case!("unshare unknown", n => n.share_replica("x".into(), None), NotFound, "replica 'x'"),
-        case!("share iscsi", n => n.share_replica("r1".into(), Some(Protocol::Iscsi)), InvalidArgument, "iscsi"),
+        case!("share nbd", n => n.share_replica("r1".into(), Some(Protocol::Nbd)), InvalidArgument, "nbd"),
     ]
 }
 

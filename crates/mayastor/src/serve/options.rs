@@ -1,10 +1,12 @@
 //! The options of `mayastor engine`.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use engine::iscsi::{Chap, Credentials};
+use engine::node::IscsiNodeOptions;
 
 use crate::connect::with_port;
 use crate::failure::Failure;
@@ -43,6 +45,15 @@ pub struct Arguments {
     /// What hosts are told to connect to, when that is not the address of --nvme
     #[arg(long, value_name = "HOST[:PORT]")]
     nvme_advertise: Option<String>,
+    /// The port of the iSCSI target for nexuses; 0: any. It listens once something is shared over iSCSI
+    #[arg(long, value_name = "PORT", default_value_t = 3260)]
+    iscsi_nexus_port: u16,
+    /// The port of the iSCSI target for replicas; 0: any
+    #[arg(long, value_name = "PORT", default_value_t = 3262)]
+    iscsi_replica_port: u16,
+    /// Initiators must prove who they are by CHAP: a file with NAME SECRET, and on a second line our own for mutual CHAP
+    #[arg(long, value_name = "FILE")]
+    iscsi_chap: Option<PathBuf>,
     /// Watch for completions so many microseconds before sleeping: saves time, burns a core under load
     #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
     spin: u64,
@@ -63,6 +74,7 @@ pub struct Plan {
     pub config: Option<PathBuf>,
     pub nvme: SocketAddr,
     pub nvme_advertise: Option<String>,
+    pub iscsi: IscsiNodeOptions,
     pub control: Option<String>,
     pub spin: Duration,
     pub cpu: Option<usize>,
@@ -83,7 +95,13 @@ impl Arguments {
             None => Ok(None),
             Some(text) => with_port(&text, port).map(Some).map_err(|e| Failure::usage(format!("{option}: {e}"))),
         };
+        let iscsi = IscsiNodeOptions {
+            nexus_port: self.iscsi_nexus_port,
+            replica_port: self.iscsi_replica_port,
+            chap: self.iscsi_chap.map(|file| chap(&file)).transpose()?,
+        };
         Ok(Plan {
+            iscsi,
             grpc: bind_address("--grpc", &self.grpc, api::ENGINE_PORT)?,
             grpc_advertise: self.grpc_advertise,
             node_name: self.node_name,
@@ -116,6 +134,35 @@ fn bind_address(option: &str, text: &str, port: u16) -> Result<SocketAddr, Failu
     text.parse().map_err(|_| Failure::usage(format!("{option} {text:?}: write an IP address, or IP:PORT")))
 }
 
+/// The names and secrets in a file: the initiators', and the target's for mutual CHAP.
+fn chap(file: &Path) -> Result<Chap, Failure> {
+    let wrong = |why: &str| Failure::usage(format!("--iscsi-chap {}: {why}", file.display()));
+    let text = std::fs::read_to_string(file).map_err(|e| wrong(&e.to_string()))?;
+    parse_chap(&text).map_err(wrong)
+}
+
+fn parse_chap(text: &str) -> Result<Chap, &'static str> {
+    let mut lines = text.lines().filter(|line| !line.trim().is_empty()).map(|line| {
+        let (name, secret) = line.trim().split_once(char::is_whitespace).ok_or("a line is NAME SECRET")?;
+        let secret = secret.trim().to_owned();
+        // RFC 7143, 9.2.1: what is shorter can be guessed.
+        if secret.len() < 12 {
+            Err("a secret has 12 bytes or more")
+        } else {
+            Ok(Credentials { name: name.into(), secret })
+        }
+    });
+    let initiator = lines.next().ok_or("it is empty")??;
+    let target = lines.next().transpose()?;
+    if lines.next().is_some() {
+        return Err("it has more than two lines");
+    }
+    if target.as_ref().is_some_and(|t| t.secret == initiator.secret) {
+        return Err("both sides have the same secret");
+    }
+    Ok(Chap { initiator, target })
+}
+
 /// The address that the deployment gives to the process.
 fn pod_ip() -> Result<IpAddr, Failure> {
     match std::env::var("MY_POD_IP") {
@@ -127,6 +174,20 @@ fn pod_ip() -> Result<IpAddr, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_and_secrets() {
+        let one = parse_chap("alice 0123456789ab\n").expect("valid");
+        assert_eq!((one.initiator.name.as_str(), one.initiator.secret.as_str()), ("alice", "0123456789ab"));
+        assert!(one.target.is_none());
+        let both = parse_chap("\nalice 0123456789ab\nstorage  another secret \n").expect("valid");
+        assert_eq!(both.target.map(|t| t.secret), Some("another secret".into()));
+        for wrong in
+            ["", "alice", "alice short", "a 0123456789ab\nb 0123456789ab", "a 0123456789ab\nb 0123456789cd\nc 1"]
+        {
+            assert!(parse_chap(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn addresses_to_listen_on() {
