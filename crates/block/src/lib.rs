@@ -6,6 +6,7 @@
 mod buf;
 mod fault;
 pub mod limits;
+mod memory;
 pub mod probe;
 mod request;
 mod reservation;
@@ -14,6 +15,7 @@ mod units;
 
 pub use buf::{Buf, BufMut, Data, PAGE_SIZE};
 pub use fault::Fault;
+pub use memory::LargePage;
 pub use request::{Durability, Features, Geometry, Outcome, Request};
 pub use reservation::{Held, HostId, Persist, Registrant, ReservationKind, Reservations, Reserve};
 pub use ticket::{Ticket, at_world_end};

@@ -1,25 +1,22 @@
-//! A block device in memory. Memory is taken in chunks when they are first written; Linux backs each page of a chunk
-//! when it is first touched.
+//! A block device in memory. Memory is taken in large pages when they are first written.
 //!
 //! A read copies. To hand out references would need a count for each page, and at random places the miss of its cache line
 //! costs more than the copy: the kernel then copies the payload from the cache instead of from memory.
 
 use std::cell::RefCell;
 
-use block::{BlockSize, Buf, BufMut, Bytes, Data, Features, Geometry, Outcome, Request, Ticket};
-use host::Disk;
+use block::{BlockSize, Buf, BufMut, Bytes, Data, Features, Geometry, LargePage, Outcome, Request, Ticket};
+use host::{Disk, Host};
 
-/// Bytes in one chunk.
-const CHUNK_BYTES: usize = 2 << 20;
-
-type Chunk = Box<[u8]>;
+const CHUNK_BYTES: usize = LargePage::BYTES;
 
 /// Memory as a block device.
 pub struct Malloc {
     name: String,
     geometry: Geometry,
     /// Grows up to the highest chunk that was written. What is not there reads as zeroes.
-    chunks: RefCell<Vec<Option<Chunk>>>,
+    chunks: RefCell<Vec<Option<Box<LargePage>>>>,
+    new_chunk: Box<dyn Fn() -> Box<LargePage>>,
 }
 
 impl Malloc {
@@ -27,7 +24,13 @@ impl Malloc {
     pub fn new(name: &str, size: Bytes, block_size: BlockSize) -> Malloc {
         let features = Features { unmap: true, write_zeroes: true, volatile_cache: false, ends_with_process: true };
         let geometry = Geometry { block_size, blocks: block_size.blocks_in(size), features };
-        Malloc { name: name.into(), geometry, chunks: RefCell::default() }
+        Malloc { name: name.into(), geometry, chunks: RefCell::default(), new_chunk: Box::new(LargePage::zeroed) }
+    }
+
+    /// The same device with memory from the host, which may have huge pages.
+    pub fn in_memory_of(self, host: &Host) -> Malloc {
+        let host = host.clone();
+        Malloc { new_chunk: Box::new(move || host.large_page()), ..self }
     }
 
     fn read(&self, start: u64, len: usize) -> Data {
@@ -36,7 +39,7 @@ impl Malloc {
         for piece in pieces(start, len) {
             let target = &mut buf[piece.at..piece.at + piece.len];
             match chunks.get(piece.chunk).and_then(Option::as_ref) {
-                Some(chunk) => target.copy_from_slice(&chunk[piece.from..piece.from + piece.len]),
+                Some(chunk) => target.copy_from_slice(&chunk.bytes()[piece.from..piece.from + piece.len]),
                 None => target.fill(0),
             }
         }
@@ -49,8 +52,9 @@ impl Malloc {
             if chunks.len() <= piece.chunk {
                 chunks.resize_with(piece.chunk + 1, || None);
             }
-            let chunk = chunks[piece.chunk].get_or_insert_with(|| vec![0; CHUNK_BYTES].into_boxed_slice());
-            chunk[piece.from..piece.from + piece.len].copy_from_slice(&data[piece.at..piece.at + piece.len]);
+            let chunk = chunks[piece.chunk].get_or_insert_with(|| (self.new_chunk)());
+            chunk.bytes_mut()[piece.from..piece.from + piece.len]
+                .copy_from_slice(&data[piece.at..piece.at + piece.len]);
         }
     }
 
@@ -64,7 +68,7 @@ impl Malloc {
             if piece.len == CHUNK_BYTES {
                 *slot = None;
             } else if let Some(chunk) = slot {
-                chunk[piece.from..piece.from + piece.len].fill(0);
+                chunk.bytes_mut()[piece.from..piece.from + piece.len].fill(0);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockSize, Buf, BufMut, Instant};
+use block::{BlockSize, Buf, BufMut, Instant, LargePage};
 use thiserror::Error;
 
 use crate::{DiskRef, JoinHandle, Spawner};
@@ -95,6 +95,10 @@ pub trait World {
     /// Names this run of the machine: another after it lost power or was booted again, and not zero. A process that ends
     /// and starts again finds the same, and with it everything that its disks had answered.
     fn boot_id(&self) -> [u8; 16];
+    /// A page of zeroes for much data, huge where the world has such pages.
+    fn large_page(&self) -> Box<LargePage> {
+        LargePage::zeroed()
+    }
     /// The contents of a file; `None` when there is none.
     fn load(&self, path: &Path) -> LocalFuture<'_, io::Result<Option<Vec<u8>>>>;
     /// Replaces a file as a whole: after a power cut it holds the old contents or the new, and the new for certain once

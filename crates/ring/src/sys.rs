@@ -1,6 +1,6 @@
 //! An io_uring whose operations own their memory.
 //!
-//! This file and `action` hold all `unsafe` code of the project. The argument is the same everywhere: the kernel gets
+//! This file, `action` and `memory` hold all `unsafe` code of the project. The argument here and in `action` is the same: the kernel gets
 //! pointers only into memory and descriptors that a [`Flight`] owns, and a flight leaves the slab only when the kernel
 //! has posted the completion of its operation. A ring that must go while operations are in flight cancels them and
 //! waits; when the kernel does not give them back (a disk that hangs), their memory is leaked, never freed.

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use block::Instant;
+use block::{Instant, LargePage};
 use host::{AnyListener, AnyStream, DiskRef, LocalFuture, OpenError, OpenOptions};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::time::{ClockId, clock_gettime};
@@ -16,7 +16,7 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::core::Core;
 use crate::disk::FileDisk;
 use crate::timers::TimerKey;
-use crate::{files, net, open};
+use crate::{files, memory, net, open};
 
 /// Linux, as seen from one data thread.
 pub(crate) struct Linux(pub(crate) Rc<Core>);
@@ -73,6 +73,10 @@ impl host::World for Linux {
         let got = getrandom(&mut bytes[..], GetRandomFlags::empty());
         assert_eq!(got, Ok(8), "Linux has no randomness for us");
         u64::from_ne_bytes(bytes)
+    }
+
+    fn large_page(&self) -> Box<LargePage> {
+        memory::large_page()
     }
 
     fn load(&self, path: &Path) -> LocalFuture<'_, io::Result<Option<Vec<u8>>>> {

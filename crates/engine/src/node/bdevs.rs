@@ -206,7 +206,7 @@ impl Node {
                 let options = OpenOptions { block_size, claim: DiskClaim::Exclusive };
                 self.host.open_disk(path.as_str(), options).await.map_err(|e| cannot_open(uri, &e))?
             }
-            Device::Malloc { name, size } => Rc::new(Malloc::new(name, *size, block_size)),
+            Device::Malloc { name, size } => Rc::new(Malloc::new(name, *size, block_size).in_memory_of(&self.host)),
             Device::Nvmf { host, port, nqn } => {
                 let spec = RemoteSpec {
                     host: host.clone(),
