@@ -229,6 +229,11 @@ impl Config {
             parse_size(&nexus.size)
                 .ok_or_else(|| wrong(format!("nexus {}: '{}' is not a size", nexus.uuid, nexus.size)))?;
         }
+        // Sections that are kept as they are may hold what YAML has and we cannot write: better said now than at the
+        // first change.
+        if let Err(e) = serde_norway::to_string(&config) {
+            return Err(wrong(format!("it holds something that could not be written again, such as a '!tag': {e}")));
+        }
         Ok(config)
     }
 
@@ -302,6 +307,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_could_not_be_written_again_is_refused() {
+        let error = Config::parse("c.yaml", b"source:\n !x a b: c\n").expect_err("a bare tag");
+        assert!(error.message.contains("c.yaml") && error.message.contains("!tag"), "{error}");
+    }
 
     const OLD: &str = "\
 source: /var/local/mayastor/config.yaml
