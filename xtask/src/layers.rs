@@ -22,6 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("csi", &["api", "block"]),
     ("mayastor", &["api", "block", "control", "csi", "engine", "host", "plan", "pool", "ring"]),
     ("bench", &["api", "block", "engine", "host", "nvme", "ring"]),
+    ("chaos", &["block", "engine", "host", "pool", "ring"]),
     ("guest", &[]),
     ("xtask", &[]),
 ];

@@ -29,6 +29,8 @@ enum Chore {
         #[arg(last = true)]
         args: Vec<String>,
     },
+    /// Real processes in network namespaces under random faults, with every read checked
+    Chaos(test::Chaos),
     /// Feed arbitrary bytes to every decoder (needs a nightly compiler and cargo-fuzz)
     Fuzz(fuzz::Args),
     /// Check that each crate uses only the crates that its layer allows
@@ -41,6 +43,7 @@ fn main() -> std::process::ExitCode {
     let result = match Args::parse().chore {
         Chore::Test(args) => test::run(&args),
         Chore::Bench { args } => test::bench(&args),
+        Chore::Chaos(args) => test::chaos(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Layers => layers::check(),
         Chore::Prepush => test::prepush(),

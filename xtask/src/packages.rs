@@ -18,6 +18,16 @@ const GUEST: &[(&str, &str)] = &[
     ("/usr/bin/fio", "fio"),
 ];
 
+/// What makes the networks of chaos.
+const CHAOS: &[(&str, &str)] =
+    &[("/usr/sbin/ip", "iproute2"), ("/usr/sbin/tc", "iproute2"), ("/usr/bin/unshare", "util-linux")];
+
+/// Installs what chaos lacks.
+pub fn for_chaos() -> Result<()> {
+    let missing: Vec<_> = CHAOS.iter().filter(|(file, _)| !Path::new(file).exists()).copied().collect();
+    if missing.is_empty() { Ok(()) } else { install(&missing) }
+}
+
 /// Installs what the guest suite lacks.
 pub fn for_guest() -> Result<()> {
     install(GUEST)

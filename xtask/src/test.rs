@@ -18,13 +18,30 @@ pub struct Args {
     /// `mayastor up --demo` as a new user would run it
     #[arg(long)]
     demo: bool,
+    /// Real processes under random faults, for 75 seconds
+    #[arg(long)]
+    chaos: bool,
+}
+
+/// How long chaos lasts, and which.
+#[derive(clap::Args)]
+pub struct Chaos {
+    /// How long faults go on, in seconds
+    #[arg(long, default_value_t = 300)]
+    seconds: u64,
+    /// Which faults, and when [default: another one each time]
+    #[arg(long)]
+    seed: Option<u64>,
 }
 
 /// Runs the suites.
 pub fn run(args: &Args) -> Result<()> {
-    let all = !(args.lint || args.unit || args.guest || args.demo);
+    let all = !(args.lint || args.unit || args.guest || args.demo || args.chaos);
     if all || args.guest {
         packages::for_guest()?;
+    }
+    if all || args.chaos {
+        packages::for_chaos()?;
     }
     if all || args.lint {
         lint()?;
@@ -42,7 +59,20 @@ pub fn run(args: &Args) -> Result<()> {
     if all || args.guest {
         cargo(&["run", "--release", "--locked", "-p", "guest", "--", "--mayastor", "target/release/mayastor"])?;
     }
+    if all || args.chaos {
+        chaos(&Chaos { seconds: 75, seed: None })?;
+    }
     Ok(())
+}
+
+/// Builds everything and lets chaos loose.
+pub fn chaos(args: &Chaos) -> Result<()> {
+    cargo(&["build", "--release", "--locked", "-p", "mayastor", "-p", "chaos"])?;
+    let mut words = vec!["--seconds".to_owned(), args.seconds.to_string()];
+    if let Some(seed) = args.seed {
+        words.extend(["--seed".to_owned(), seed.to_string()]);
+    }
+    crate::shell::run("target/release/chaos", &words.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// What a developer runs before a push.
