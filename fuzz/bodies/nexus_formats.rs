@@ -79,7 +79,7 @@ fn opening(bytes: &[u8]) {
     let store = (store != 0).then(|| nexus::ledger::Version::from_number(block::Generation(store)));
     let members = rest.chunks(256).take(4).enumerate();
     let found: Vec<Found> =
-        members.map(|(i, b)| Found { member: Uuid::from_u128(i as u128 + 1), ledger: slot(b) }).collect();
+        members.map(|(i, b)| Found { member: Uuid::from_u128(i as u128 + 1), ledger: slot(b), older: None }).collect();
     if let Ok(Decision::Serve { ledger, in_sync, bases, .. }) = decide(&found, store) {
         assert!(!in_sync.is_empty() && !bases.is_empty());
         assert!(in_sync.iter().all(|m| found.iter().any(|f| f.member == *m && f.ledger.is_some())));

@@ -3,7 +3,7 @@
 use thiserror::Error;
 
 /// Why a request failed. A protocol maps each to its own status; the nexus decides what it means for a member.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Error)]
 pub enum Fault {
     /// The medium could not read or write these blocks (EIO and the like).
     #[error("the medium failed")]

@@ -1,5 +1,6 @@
 //! Which blocks are copied next: the bookkeeping of a rebuild, and of making members equal after an unclean stop.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use block::{BlockRange, Blocks, Instant, Lba};
@@ -8,7 +9,7 @@ use crate::bitmap::Bitmap;
 use crate::map::Shape;
 
 /// A region of which segments are being copied.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Hash)]
 struct Work {
     region: usize,
     /// The first block of the volume that no task has taken.
@@ -141,6 +142,14 @@ impl Copier {
     /// Whether nothing is open, copied or being flushed.
     pub fn is_quiet(&self) -> bool {
         self.open.is_empty() && self.copied.is_empty() && self.flushing.is_empty()
+    }
+
+    /// What is still to be done, as a number.
+    pub fn digest(&self, now: Instant) -> u64 {
+        let mut h = DefaultHasher::new();
+        (self.cursor, &self.claimed, &self.open, &self.copied, &self.flushing, self.in_flight).hash(&mut h);
+        self.wait_until.map(|t| t.0.saturating_sub(now.0)).hash(&mut h);
+        h.finish()
     }
 
     fn sample(&mut self, now: Instant) {

@@ -12,8 +12,10 @@
 //! | `resync` | copying: rebuilds, and after an unclean stop |
 //! | `timer` | deadlines |
 //! | `command` | what operators ask |
+//! | `digest` | the state as a number, for searches |
 
 mod command;
+mod digest;
 mod flight;
 mod leg;
 mod mark;

@@ -14,7 +14,7 @@ use crate::rebuild::Job;
 pub struct MemberId(pub u32);
 
 /// Why a member is not in sync.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// A request failed for good.
     Failed(Fault),
@@ -60,7 +60,7 @@ impl std::fmt::Display for Reason {
 ///              └───────────────────── Out ◀──────── record in force ──────────── Leaving ◀──────────┘
 /// ```
 /// Joining goes Out, too, when it is taken offline.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum MemberState {
     /// Open, out of sync, waits for a rebuild. Gets neither reads nor writes.
     Joining,

@@ -13,6 +13,9 @@ pub struct Found {
     pub member: Uuid,
     /// Its newest ledger; none on a child that was labelled and never recorded.
     pub ledger: Option<Ledger>,
+    /// The ledger in its other slot. It counts only when the store has this very one: then a record of a nexus that died
+    /// reached the store late, after a later nexus had looked there and recorded over it.
+    pub older: Option<Ledger>,
 }
 
 /// The answer.
@@ -76,7 +79,8 @@ struct Before<'a> {
 /// Decides. `store` is the version that the store has; `None` when it has never heard of the volume.
 pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refusal> {
     let mut ledgers: Vec<&Ledger> = Vec::new();
-    for ledger in found.iter().filter_map(|f| f.ledger.as_ref()) {
+    let late = found.iter().filter_map(|f| f.older.as_ref()).filter(|l| store == Some(l.version));
+    for ledger in found.iter().filter_map(|f| f.ledger.as_ref()).chain(late) {
         if !ledgers.contains(&ledger) {
             ledgers.push(ledger);
         }
@@ -230,7 +234,7 @@ mod tests {
         }
     }
     fn found(member: Uuid, ledger: &Ledger) -> Found {
-        Found { member, ledger: Some(ledger.clone()) }
+        Found { member, ledger: Some(ledger.clone()), older: None }
     }
     fn served(d: Result<Decision, Refusal>) -> Vec<Uuid> {
         match d {
@@ -297,6 +301,19 @@ mod tests {
         assert_eq!(served(decide(&all, Some(v(5)))), [B, C]);
     }
 
+    /// Found by the search through all states: the nexus that recorded ledger 6 died; the next one found the store without
+    /// it, wrote ledger 7 on A, and died too; then the store got ledger 6. Nobody can be served but from A.
+    #[test]
+    fn a_record_that_reaches_the_store_late_does_not_lock_the_volume_up() {
+        let old = ledger(5, &[A, B], &[]);
+        let late = Ledger { parent: v(5), ..ledger(6 << 32, &[A], &[&[A, B]]) };
+        let last = Ledger { parent: v(5), ..ledger(7 << 32, &[A], &[&[A, B]]) };
+        let a = Found { older: Some(late.clone()), ..found(A, &last) };
+        assert_eq!(served(decide(&[a.clone(), found(B, &old)], Some(late.version))), [A]);
+        assert_eq!(served(decide(&[a], Some(late.version))), [A]);
+        assert!(decide(&[found(B, &old)], Some(late.version)).is_err(), "B is stale");
+    }
+
     #[test]
     fn two_writers_of_one_version_are_refused() {
         let one = ledger(6, &[A], &[&[A, B]]);
@@ -307,10 +324,10 @@ mod tests {
     #[test]
     fn a_first_record_that_did_not_reach_all_is_no_record() {
         let first = Ledger { parent: v(0), ..ledger(1 << 20, &[A, B], &[]) };
-        let all = [found(A, &first), Found { member: B, ledger: None }];
+        let all = [found(A, &first), Found { member: B, ledger: None, older: None }];
         assert_eq!(decide(&all, None), Ok(Decision::Fresh));
         let later = ledger((1 << 20) + 1, &[A, B], &[&[A, B]]);
-        let all = [found(A, &later), Found { member: B, ledger: None }];
+        let all = [found(A, &later), Found { member: B, ledger: None, older: None }];
         assert!(matches!(decide(&all, None), Err(Refusal::TooFew { found: 1, .. })), "B's slots are damaged");
     }
 }

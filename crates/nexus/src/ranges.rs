@@ -50,6 +50,11 @@ impl<K: Copy + Ord + Default> Ranges<K> {
         self.short.is_empty() && self.long.is_empty() && self.waiting.is_empty()
     }
 
+    /// The keys of those that wait, in their order.
+    pub fn waiting(&self) -> impl Iterator<Item = K> + '_ {
+        self.waiting.iter().map(|w| w.key)
+    }
+
     /// Asks for a lock. `true`: it is held now. `false`: a later [`Ranges::release`] will name the key.
     pub fn acquire(&mut self, key: K, range: BlockRange, mode: Mode) -> bool {
         let lock = Lock { key, range, mode };

@@ -21,6 +21,8 @@ pub(super) struct Look {
     /// When the label is of this volume: who the member is.
     pub member: Option<Uuid>,
     pub ledger: Option<Ledger>,
+    /// The ledger in the other slot.
+    pub older: Option<Ledger>,
     /// The ledger slot that may be overwritten.
     pub slot: usize,
 }
@@ -61,7 +63,7 @@ async fn look_now(host: &Host, disk: &DiskRef, volume: Uuid, size: Bytes) -> Res
     let back = disk.read(layout.back()).await.map_err(io("reading the backup label"))?;
     let probe = label::probe(&front, &back, &layout);
     let link = Link { disk: disk.clone(), layout, meter: Meter::new(host, geometry.block_size) };
-    let mut look = Look { link, probe, member: None, ledger: None, slot: 0 };
+    let mut look = Look { link, probe, member: None, ledger: None, older: None, slot: 0 };
     if !matches!(&look.probe, Probe::Labelled { label, .. } if label.volume == volume) {
         return Ok(look);
     }
@@ -78,8 +80,10 @@ async fn look_now(host: &Host, disk: &DiskRef, volume: Uuid, size: Bytes) -> Res
             continue;
         };
         if look.ledger.as_ref().is_none_or(|best| ledger.version > best.version) {
-            look.ledger = Some(ledger);
+            look.older = look.ledger.replace(ledger);
             look.slot = 1 - slot;
+        } else {
+            look.older = Some(ledger);
         }
     }
     if damaged == 2 {

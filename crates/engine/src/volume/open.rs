@@ -127,7 +127,8 @@ async fn claim_all(host: &Host, spec: &NexusSpec, candidates: &[Candidate], key:
 /// The ledgers that were found.
 fn found(candidates: &[Candidate]) -> Vec<Found> {
     let looks = candidates.iter().filter_map(|c| c.look.as_ref().ok());
-    looks.filter_map(|l| l.member.map(|member| Found { member, ledger: l.ledger.clone() })).collect()
+    let found = |l: &Look| l.member.map(|member| Found { member, ledger: l.ledger.clone(), older: l.older.clone() });
+    looks.filter_map(found).collect()
 }
 
 /// What the ledgers that were found say.

@@ -51,7 +51,7 @@ pub(super) enum SyncFor {
 ///  Change:      Locking ─▶ Marking ─▶ Writing ─▶ answered
 ///  others:      Writing ─▶ done
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Step {
     /// Waits for its block range.
     Locking,

@@ -15,6 +15,7 @@ const RUN_BYTES: usize = 64 << 10;
 const PAUSE: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A round writes every part of the map that changed to every member; the next one begins when it has ended.
+#[derive(Hash)]
 pub(super) struct Round {
     outstanding: usize,
     failed: Option<Fault>,

@@ -1,5 +1,6 @@
 //! The ledger: when a record is issued, where it goes, and when it is in force. docs/replication.md, section 3.
 
+use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
 use block::probe::{Mutant, mutant};
@@ -66,6 +67,13 @@ impl Record {
             pause: FIRST_PAUSE,
             write_retry: None,
         }
+    }
+    /// All that decides what comes next.
+    pub fn hash_into(&self, now: Instant, h: &mut impl Hasher) {
+        let ahead = |t: Option<Instant>| t.map(|t| t.0.saturating_sub(now.0));
+        (self.wanted, self.version, &self.set, self.in_force, &self.bases, self.parent, self.next).hash(h);
+        self.ledger.as_ref().map(|(ledger, _)| ledger).hash(h);
+        (self.stored, self.storing, self.pause, ahead(self.store_retry), ahead(self.write_retry)).hash(h);
     }
     /// Whether the store is to be told, and may be asked now.
     pub fn is_untold(&self) -> bool {

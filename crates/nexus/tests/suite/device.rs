@@ -71,11 +71,15 @@ impl Device {
     /// The flush that was sent at `sent` is carried out.
     pub fn flush(&mut self, sent: u64) {
         for (durable, since) in self.durable.iter_mut().zip(&mut self.since) {
-            let covered = since.iter().take_while(|(at, _)| *at < sent).count();
-            if let Some((_, last)) = since.drain(..covered).next_back() {
-                *durable = last;
+            if let Some(last) = since.iter().rposition(|(at, _)| *at < sent) {
+                *durable = since[last].1;
+                since.drain(..=last);
             }
         }
+    }
+    /// A flush failed: what it covered may be gone at the next power loss, however many flushes succeed until then.
+    pub fn flush_failed(&mut self) {
+        self.since.iter_mut().flatten().for_each(|(at, _)| *at = u64::MAX);
     }
 
     /// The power fails: `pick(n)` of 0 to n − 1 says what stays of each block that has n possible values.

@@ -17,19 +17,18 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{BlockRange, BlockSize, Blocks, Bytes, Durability, Fault, Instant, Outcome, Request, Ticket};
-use nexus::ledger::{Ledger, Role, Set, Version};
-use nexus::machine::{Area, Denied, Effect, FlightId, Nexus, Opened, Opening, Outbox, Phase, Standing, StoreFault};
+use nexus::ledger::{Ledger, Role, Version};
+use nexus::machine::{Area, Denied, Effect, FlightId, Nexus, Outbox, Phase, StoreFault};
 use nexus::map::{Maps, Shape};
-use nexus::open::{Decision, Found, decide, known_behind};
 use nexus::{MemberId, MemberState, Reason, Settings};
 use uuid::Uuid;
 
 use crate::device::{Device, VOLUME, blocks, payload};
+use crate::opening;
 use crate::oracle::Oracle;
 
 const BLOCKS: u64 = 12;
 const REGION: u64 = 3;
-const SIZE: Bytes = Bytes(BLOCKS * 512);
 
 /// A small generator (SplitMix64): the test needs no quality, only the same dice for the same seed.
 struct Dice(u64);
@@ -76,6 +75,8 @@ struct Run {
     places: BTreeMap<MemberId, usize>,
     flying: Vec<Flying>,
     recording: Vec<Ledger>,
+    /// Records that dead nexuses sent to the store.
+    ghosts: Vec<Version>,
     stored: Option<Version>,
     store_away: bool,
     oracle: Oracle,
@@ -99,6 +100,7 @@ impl Run {
             places: BTreeMap::new(),
             flying: Vec::new(),
             recording: Vec::new(),
+            ghosts: Vec::new(),
             stored: None,
             store_away: false,
             oracle: Oracle::new(BLOCKS),
@@ -130,78 +132,24 @@ impl Run {
 
     /// Opens the volume from the devices that are there. `false`: refused.
     fn open(&mut self, reachable: &[usize]) -> bool {
-        let found: Vec<Found> = reachable
-            .iter()
-            .map(|&at| &self.devices[at])
-            .map(|d| Found { member: d.uuid, ledger: d.ledger() })
-            .collect();
-        let decision = match decide(&found, self.stored) {
-            Ok(decision) => decision,
+        let is_new = !self.oracle.served && reachable.len() == self.devices.len();
+        let dice = &mut self.dice;
+        let salt = dice.bits();
+        let name = || Uuid::from_u128(1000 + u128::from(dice.bits() >> 1));
+        let plan =
+            opening::plan(&mut self.devices, reachable, self.stored, is_new, (shape(), Self::settings(), salt), name);
+        let (opening, places) = match plan {
+            Ok(plan) => plan,
             Err(why) => {
                 self.say(|| format!("refused: {why}; the store has {:?}", self.stored));
-                for f in &found {
-                    self.say(|| format!("  found {f:?}"));
+                for &at in reachable {
+                    self.say(|| format!("  found {:?}", self.devices[at].ledger()));
                 }
                 return false;
             }
         };
-        let mut opening = Opening {
-            volume: VOLUME,
-            size: SIZE,
-            shape: shape(),
-            settings: Self::settings(),
-            members: Vec::new(),
-            maps: Maps::clean(&shape()),
-            bases: Vec::new(),
-            parent: Version::default(),
-            salt: self.dice.bits(),
-            highest: Version::default(),
-            stored: self.stored,
-        };
-        let mut places = Vec::new();
-        let mut listed = Set::new();
-        let in_sync: Set;
-        match decision {
-            Decision::Fresh => {
-                if reachable.len() < self.devices.len() || self.oracle.served {
-                    return false; // the caller would not call it new
-                }
-                opening.highest =
-                    found.iter().filter_map(|f| f.ledger.as_ref().map(|l| l.version)).max().unwrap_or_default();
-                in_sync = found.iter().map(|f| f.member).collect();
-            }
-            Decision::Serve { ledger, version, in_sync: here, bases, highest } => {
-                opening.parent = version;
-                listed = known_behind(&ledger, &here).into_iter().collect();
-                (in_sync, opening.bases, opening.highest) = (here, bases, highest);
-            }
-        }
-        for &at in reachable {
-            let device = &mut self.devices[at];
-            let standing = if in_sync.contains(&device.uuid) {
-                let maps = Maps::decode(&device.map, VOLUME, &shape());
-                opening.maps.dirty.add(&maps.dirty);
-                opening.maps.behind.add(&maps.behind);
-                Standing::InSync
-            } else if listed.remove(&device.uuid) {
-                Standing::Behind
-            } else {
-                // Labelled anew, under a new name.
-                device.uuid = Uuid::from_u128(1000 + u128::from(self.dice.bits() >> 1));
-                device.slots = [None, None];
-                Standing::New
-            };
-            opening.members.push(Opened { uuid: device.uuid, uri_tag: 0, standing, slot: device.free_slot() });
-            places.push(at);
-        }
-        for (at, device) in self.devices.iter().enumerate() {
-            if listed.contains(&device.uuid) {
-                opening.members.push(Opened { uuid: device.uuid, uri_tag: 0, standing: Standing::Absent, slot: 0 });
-                places.push(at);
-            }
-        }
-        self.places = (0..).map(MemberId).zip(places).collect();
-        self.say(|| format!("opens with {reachable:?}, in sync {in_sync:?}, dirty {}", opening.maps.dirty.count()));
+        self.places = places;
+        self.say(|| format!("opens with {reachable:?}: {:?}, dirty {}", opening.members, opening.maps.dirty.count()));
         let mut out = Vec::new();
         let machine = Nexus::new(opening, self.now, &mut out);
         self.machine = Some(machine);
@@ -353,6 +301,10 @@ impl Run {
     }
 
     fn store(&mut self) {
+        if !self.ghosts.is_empty() && !self.store_away && self.dice.chance(10) {
+            let version = self.ghosts.remove(0);
+            self.stored = self.stored.max(Some(version));
+        }
         if self.recording.is_empty() {
             return;
         }
@@ -452,7 +404,8 @@ impl Run {
                 self.devices[device].apply_meta(&request);
             }
         }
-        self.recording.clear();
+        // What is on its way to the store may arrive much later.
+        self.ghosts.extend(self.recording.drain(..).map(|l| l.version));
         self.answers.borrow_mut().clear();
         self.oracle.nexus_lost(power);
         if power {
@@ -609,6 +562,13 @@ fn a_rebuild_does_not_start_over_requests_that_are_unanswered() {
     block::at_world_end(|| drop(run.machine.take()));
 }
 
+/// One seed; what happened, and how often.
+pub fn run(seed: u64) -> BTreeMap<&'static str, u64> {
+    let mut run = Run::new(seed);
+    run.go();
+    run.marks
+}
+
 #[test]
 fn every_interleaving_keeps_the_contract() {
     let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
@@ -618,11 +578,7 @@ fn every_interleaving_keeps_the_contract() {
     };
     let mut marks: BTreeMap<&'static str, u64> = BTreeMap::new();
     for seed in seeds.clone() {
-        let run = std::panic::catch_unwind(|| {
-            let mut run = Run::new(seed);
-            run.go();
-            run.marks
-        });
+        let run = std::panic::catch_unwind(|| run(seed));
         match run {
             Ok(run) => run.into_iter().for_each(|(what, n)| *marks.entry(what).or_default() += n),
             Err(_) => panic!("seed {seed} failed: run it with NEXUS_SEED={seed}"),
