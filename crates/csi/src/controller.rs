@@ -23,6 +23,9 @@ use volumes::{describe, status_of};
 /// The key under which a node finds the volume's address in the publish context.
 pub const URI: &str = "uri";
 
+/// The key under which a node finds that the device shall refuse writes.
+pub const READ_ONLY: &str = "readonly";
+
 /// The service.
 pub struct Controller<C> {
     control: C,
@@ -116,8 +119,9 @@ impl<C: ControlPlane> Controller<C> {
             node: if parameters.local { node.to_owned() } else { String::new() },
             host_limit: self.host_limit,
         };
+        let read_only = attach.read_only.to_string();
         let attached = self.control.attach(attach).await?;
-        Ok([(URI.to_owned(), attached.device_uri)].into())
+        Ok([(URI.to_owned(), attached.device_uri), (READ_ONLY.to_owned(), read_only)].into())
     }
 
     async fn unpublish(&self, request: &csi::ControllerUnpublishVolumeRequest) -> Result<(), Status> {

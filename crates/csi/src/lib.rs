@@ -15,6 +15,7 @@ pub mod control_plane;
 pub mod controller;
 pub mod identity;
 pub mod names;
+pub mod node;
 pub mod parameters;
 mod serve;
 

@@ -5,17 +5,20 @@ use std::path::{Path, PathBuf};
 
 use api::csi::controller_server::ControllerServer;
 use api::csi::identity_server::IdentityServer;
+use api::csi::node_server::NodeServer;
 use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 
 use crate::control_plane::ControlPlane;
 use crate::controller::Controller;
-use crate::identity::{Identity, Ready};
+use crate::identity::{Always, Identity, Ready};
 
 /// Which plugin.
 pub enum Plugin<C> {
     /// The controller, for the cluster.
     Controller(Controller<C>),
+    /// The node plugin.
+    Node(crate::node::Node),
 }
 
 /// Why a plugin does not run.
@@ -69,6 +72,10 @@ pub async fn serve<C: ControlPlane + Ready + Clone>(
             let router = server.add_service(IdentityServer::new(identity));
             let router = router.add_service(ControllerServer::new(controller));
             router.serve_with_incoming_shutdown(incoming, shutdown).await
+        }
+        Plugin::Node(node) => {
+            let router = server.add_service(IdentityServer::new(Identity(Always)));
+            router.add_service(NodeServer::new(node)).serve_with_incoming_shutdown(incoming, shutdown).await
         }
     };
     // It may have been replaced already; what matters is that none is left that nobody serves.

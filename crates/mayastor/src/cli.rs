@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::attach;
 use crate::client::{bdev, config, events, nexus, node, pool, rebuild, replica, status, volume};
 use crate::connect::Client;
 use crate::control;
@@ -79,6 +80,10 @@ pub enum Command {
     /// Run the control plane: places, watches and repairs volumes
     #[command(after_help = control::EXAMPLES)]
     Control(control::Arguments),
+
+    /// Make a volume a block device of this host, in user space
+    #[command(after_help = attach::EXAMPLES)]
+    Attach(attach::Arguments),
 
     /// Storage nodes that the control plane knows
     #[command(subcommand, arg_required_else_help = true)]

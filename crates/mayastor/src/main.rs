@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "the program: it owns the clock, the files and the randomness")]
 
+mod attach;
 mod cli;
 mod client;
 mod connect;
@@ -63,6 +64,10 @@ fn run(cli: Cli) -> Done {
         Command::Control(arguments) => {
             log(&arguments.log)?;
             wait_for(control::run(arguments))
+        }
+        Command::Attach(arguments) => {
+            log(&arguments.log)?;
+            wait_for(attach::run(arguments, cli.globals.control))
         }
         Command::Node(command) => wait_for(client::node::run(command, &client)),
         Command::Volume(command) => wait_for(client::volume::run(command, &client)),

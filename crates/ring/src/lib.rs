@@ -4,7 +4,7 @@
 //! One turn of a thread: run ready tasks, hand what they started to the kernel in one system call, pass on what has
 //! completed. A thread without work sleeps in that system call and costs nothing.
 //!
-//! This is the only crate with `unsafe` code; all of it is in `action`, `memory` and `sys`.
+//! This is the only crate with `unsafe` code; all of it is in `action`, `loops`, `memory` and `sys`.
 #![deny(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "this crate is the world: it owns threads, files and sockets")]
 
@@ -14,6 +14,8 @@ mod core;
 mod disk;
 mod files;
 mod helper;
+#[allow(unsafe_code, reason = "system calls that no library wraps")]
+pub mod loops;
 #[allow(unsafe_code, reason = "advice about memory before it is used")]
 mod memory;
 mod net;
