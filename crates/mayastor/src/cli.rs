@@ -10,6 +10,7 @@ use crate::connect::Client;
 use crate::control;
 use crate::failure::EXIT_CODES;
 use crate::output::{Format, Output};
+use crate::plugin;
 use crate::serve;
 use crate::size::Units;
 use crate::up;
@@ -81,6 +82,9 @@ pub enum Command {
     #[command(after_help = control::EXAMPLES)]
     Control(control::Arguments),
 
+    /// Run the CSI driver: volumes for Kubernetes
+    #[command(subcommand, arg_required_else_help = true)]
+    Csi(plugin::Command),
     /// Make a volume a block device of this host, in user space
     #[command(after_help = attach::EXAMPLES)]
     Attach(attach::Arguments),

@@ -12,6 +12,7 @@ mod failure;
 mod image;
 mod legacy;
 mod output;
+mod plugin;
 mod serve;
 mod size;
 mod up;
@@ -68,6 +69,10 @@ fn run(cli: Cli) -> Done {
         Command::Attach(arguments) => {
             log(&arguments.log)?;
             wait_for(attach::run(arguments, cli.globals.control))
+        }
+        Command::Csi(command) => {
+            log(command.log())?;
+            wait_for(plugin::run(command, cli.globals.control))
         }
         Command::Node(command) => wait_for(client::node::run(command, &client)),
         Command::Volume(command) => wait_for(client::volume::run(command, &client)),
