@@ -23,6 +23,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("mayastor", &["api", "block", "control", "csi", "engine", "host", "plan", "pool", "ring"]),
     ("bench", &["api", "block", "engine", "host", "nvme", "ring"]),
     ("chaos", &["block", "engine", "host", "pool", "ring"]),
+    ("csitest", &["api"]),
     ("guest", &[]),
     ("xtask", &[]),
 ];

@@ -33,6 +33,19 @@ pub fn for_guest() -> Result<()> {
     install(GUEST)
 }
 
+/// Programs for file systems.
+const CSI: &[(&str, &str)] = &[
+    ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
+    ("/usr/sbin/mkfs.xfs", "xfsprogs"),
+    ("/usr/bin/btrfs", "btrfs-progs"),
+    ("/usr/sbin/blkid", "util-linux"),
+];
+
+/// Installs what the suite of the CSI driver lacks.
+pub fn for_csi() -> Result<()> {
+    install(CSI)
+}
+
 fn install(wanted: &[(&str, &str)]) -> Result<()> {
     // The guest's kernel is looked up in the package lists, so they must be there even when nothing is to be installed.
     let lists = std::fs::read_dir("/var/lib/apt/lists").is_ok_and(|d| d.flatten().any(|f| f.path().is_file()));

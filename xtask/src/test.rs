@@ -15,6 +15,9 @@ pub struct Args {
     /// A real Linux kernel as the initiator, in a QEMU guest
     #[arg(long)]
     guest: bool,
+    /// The CSI driver: csi-sanity, file systems, kills at every step (needs root and Go)
+    #[arg(long)]
+    csi: bool,
     /// `mayastor up --demo` as a new user would run it
     #[arg(long)]
     demo: bool,
@@ -36,9 +39,12 @@ pub struct Chaos {
 
 /// Runs the suites.
 pub fn run(args: &Args) -> Result<()> {
-    let all = !(args.lint || args.unit || args.guest || args.demo || args.chaos);
+    let all = !(args.lint || args.unit || args.guest || args.csi || args.demo || args.chaos);
     if all || args.guest {
         packages::for_guest()?;
+    }
+    if all || args.csi {
+        packages::for_csi()?;
     }
     if all || args.chaos {
         packages::for_chaos()?;
@@ -49,7 +55,7 @@ pub fn run(args: &Args) -> Result<()> {
     if all || args.unit {
         cargo(&["test", "--workspace", "--locked"])?;
     }
-    if all || args.demo || args.guest {
+    if all || args.demo || args.guest || args.csi {
         cargo(&["build", "--release", "--locked", "-p", "mayastor"])?;
     }
     if all || args.demo {
@@ -58,6 +64,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if all || args.guest {
         cargo(&["run", "--release", "--locked", "-p", "guest", "--", "--mayastor", "target/release/mayastor"])?;
+    }
+    if all || args.csi {
+        cargo(&["run", "--release", "--locked", "-p", "csitest", "--", "--mayastor", "target/release/mayastor"])?;
     }
     if all || args.chaos {
         chaos(&Chaos { seconds: 75, seed: None })?;

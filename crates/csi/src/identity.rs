@@ -1,7 +1,7 @@
 //! Who the driver is.
 
 use api::csi;
-use csi::plugin_capability::{self, service, volume_expansion};
+use csi::plugin_capability::{self, service};
 use tonic::{Request, Response, Status};
 
 use crate::DRIVER;
@@ -46,13 +46,8 @@ impl<R: Ready> csi::identity_server::Identity for Identity<R> {
         let service = |kind: service::Type| csi::PluginCapability {
             r#type: Some(plugin_capability::Type::Service(plugin_capability::Service { r#type: kind as i32 })),
         };
-        let online = plugin_capability::VolumeExpansion { r#type: volume_expansion::Type::Online as i32 };
-        let expansion = csi::PluginCapability { r#type: Some(plugin_capability::Type::VolumeExpansion(online)) };
-        let capabilities = vec![
-            service(service::Type::ControllerService),
-            service(service::Type::VolumeAccessibilityConstraints),
-            expansion,
-        ];
+        let capabilities =
+            vec![service(service::Type::ControllerService), service(service::Type::VolumeAccessibilityConstraints)];
         Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))
     }
 

@@ -72,7 +72,7 @@ pub fn topology_of(node: &str) -> csi::Topology {
 /// Where a volume's copies shall be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Placement {
-    /// Only there; empty: anywhere.
+    /// Only there, all of them storage nodes; empty: anywhere.
     pub required: BTreeSet<String>,
     /// There first, the best first.
     pub preferred: Vec<String>,
@@ -91,8 +91,9 @@ fn node_in(topology: &csi::Topology) -> Result<Option<String>, Status> {
     Ok(node)
 }
 
-/// Reads a requirement. `storage` are the nodes with pools: a requirement that allows all of them is none, so that nodes
-/// that join later can be used too.
+/// Reads a requirement. It says from where the volume must be usable, which is from everywhere; so only what it says of
+/// the nodes with pools (`storage`) restricts anything. One that allows all of them, or names none, is no restriction, so
+/// that nodes that join later can be used too.
 pub fn placement(wish: Option<&csi::TopologyRequirement>, storage: &BTreeSet<String>) -> Result<Placement, Status> {
     let Some(wish) = wish else { return Ok(Placement::default()) };
     let mut placement = Placement::default();
@@ -106,7 +107,8 @@ pub fn placement(wish: Option<&csi::TopologyRequirement>, storage: &BTreeSet<Str
     for topology in &wish.preferred {
         placement.preferred.extend(node_in(topology)?);
     }
-    if storage.is_subset(&placement.required) {
+    placement.required.retain(|node| storage.contains(node));
+    if placement.required.len() == storage.len() {
         placement.required.clear();
     }
     Ok(placement)
@@ -160,7 +162,9 @@ mod tests {
         let all = placement(Some(&wish(&["a", "b", "worker"], &["b"])), &storage).unwrap();
         assert_eq!(all, Placement { required: BTreeSet::new(), preferred: vec!["b".into()] });
         let one = placement(Some(&wish(&["a", "worker"], &[])), &storage).unwrap();
-        assert_eq!(one.required, ["a", "worker"].map(String::from).into());
+        assert_eq!(one.required, ["a"].map(String::from).into());
+        let none = placement(Some(&wish(&["worker"], &[])), &storage).unwrap();
+        assert_eq!(none, Placement::default(), "a worker reaches all volumes over the network");
         assert_eq!(placement(None, &storage).unwrap(), Placement::default());
         let zone = csi::Topology { segments: [("zone".to_owned(), "z".to_owned())].into() };
         let wish = csi::TopologyRequirement { requisite: vec![zone], preferred: vec![] };

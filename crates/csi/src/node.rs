@@ -123,11 +123,10 @@ impl Node {
     }
 }
 
-/// What the plugin offers.
+/// What the plugin offers. NodeExpandVolume works, but is not offered before the controller can make volumes larger.
 const CAPABILITIES: &[rpc::Type] = &[
     rpc::Type::StageUnstageVolume,
     rpc::Type::GetVolumeStats,
-    rpc::Type::ExpandVolume,
     rpc::Type::VolumeCondition,
     rpc::Type::SingleNodeMultiWriter,
 ];

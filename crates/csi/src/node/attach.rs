@@ -177,6 +177,8 @@ impl Attacher {
     fn command(&self, volume: Uuid) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(&self.program);
         command.arg("attach").arg("--dir").arg(folder(&self.state, volume)).stdin(Stdio::null());
+        // It shall outlive us, and whoever we end with.
+        command.env_remove("MAYASTOR_PARENT");
         command
     }
 

@@ -299,8 +299,10 @@ impl Inner {
     /// The record of a volume that is staged or published at the path.
     fn at_path(&self, id: &str, at: &str) -> Result<(Uuid, Record, PathBuf), Status> {
         names::volume_id(id)?;
-        let at = path("volume path", at)?;
-        let volume = known(id)?;
+        if at.is_empty() {
+            return Err(Status::invalid_argument("the volume path is missing"));
+        }
+        let (at, volume) = (Path::new(at), known(id)?);
         let here = self.load(volume)?.filter(|r| r.staging == at || r.targets.contains_key(at));
         let none = || Status::not_found(format!("volume {volume} is not at {} on this node", at.display()));
         Ok((volume, here.ok_or_else(none)?, at.to_owned()))
