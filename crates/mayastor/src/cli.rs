@@ -121,6 +121,10 @@ pub enum Command {
     #[command(subcommand, arg_required_else_help = true)]
     Config(config::Command),
 
+    /// Run whole clusters in a box, let things go wrong, and check what is promised
+    #[command(after_help = proof::cli::EXAMPLES)]
+    Sim(proof::cli::Arguments),
+
     /// Print the table of exit codes
     #[command(hide = true)]
     ExitCodes,

@@ -37,6 +37,9 @@ fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return usage(&error),
     };
+    if let Command::Sim(arguments) = &cli.command {
+        return proof::cli::main(arguments);
+    }
     match run(cli) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),
@@ -84,6 +87,7 @@ fn run(cli: Cli) -> Done {
         Command::Rebuild(command) => wait_for(client::rebuild::run(command, &client)),
         Command::Bdev(command) => wait_for(client::bdev::run(command, &client)),
         Command::Config(command) => wait_for(client::config::run(command, &client)),
+        Command::Sim(_) => unreachable!("it has exit codes of its own, see main"),
         Command::ExitCodes => output::print(&cli::exit_codes()),
     }
 }

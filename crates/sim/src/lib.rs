@@ -12,4 +12,5 @@ mod world;
 
 pub use disk::{DiskImage, DiskOptions, SimDisk};
 pub use entropy::Entropy;
-pub use world::World;
+pub use net::Net;
+pub use world::{Skew, Watcher, World};

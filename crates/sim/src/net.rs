@@ -1,5 +1,13 @@
-//! TCP in a box: ordered bytes inside one connection, arbitrary segmentation, no order between connections; connections
-//! can be cut, refused or fall silent.
+//! TCP in a box: ordered bytes inside one connection, arbitrary segmentation, no order between connections.
+//!
+//! | fault | model |
+//! |---|---|
+//! | reset | both ends get an error at once, at whatever byte they are |
+//! | cut, in one direction or both | bytes and ends of connections wait, without an error; new connections time out |
+//! | slow | each segment takes longer |
+//! | half-open | a connection whose bytes and end never arrive; new ones work |
+//! | refused | new connections get an error |
+//! | machine gone | no end is told; whoever sends to it is reset once the machine is there again |
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -16,6 +24,8 @@ use crate::world::Core;
 
 /// One-way latency of a segment.
 const LATENCY: (Duration, Duration) = (Duration::from_micros(10), Duration::from_micros(200));
+/// How long a connection attempt waits for an answer.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(30);
 
 /// The network of a world.
 #[derive(Default)]
@@ -24,6 +34,13 @@ pub struct Net {
     listeners: RefCell<BTreeMap<SocketAddr, Weak<SimListener>>>,
     connections: RefCell<Vec<Weak<Pipe>>>,
     isolated: RefCell<BTreeSet<IpAddr>>,
+    /// Directions in which nothing arrives.
+    cuts: RefCell<BTreeSet<(IpAddr, IpAddr)>>,
+    /// Directions in which everything takes so much longer.
+    slow: RefCell<BTreeMap<(IpAddr, IpAddr), Duration>>,
+    refusing: RefCell<BTreeSet<IpAddr>>,
+    /// Machines that have no power now.
+    down: RefCell<BTreeSet<IpAddr>>,
     next_port: Cell<u16>,
 }
 
@@ -35,17 +52,32 @@ struct Pipe {
     arrived: RefCell<VecDeque<u8>>,
     /// Bytes on their way, in order; each delivery event moves some.
     flying: RefCell<VecDeque<u8>>,
+    /// What the sender did to its end.
     end: Cell<End>,
+    /// What the reader knows of that.
+    seen: Cell<End>,
+    fate: Cell<Fate>,
     readable: Notify,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum End {
     Open,
     /// The sender closed; the reader sees it after the last byte.
     Closed,
     /// Reset: both sides get an error at once.
     Reset,
+}
+
+/// What becomes of a direction's bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// They arrive.
+    Arrive,
+    /// They are lost, and nobody is told.
+    Lost,
+    /// The reader's machine forgot the connection: whoever sends is reset, when the machine is there.
+    Unknown,
 }
 
 impl Net {
@@ -62,8 +94,17 @@ impl Net {
     /// Resets every connection from or to a node, at whatever byte they are.
     pub fn reset(&self, name: &str) {
         let ip = self.address_of(name);
-        for pipe in self.pipes_of(ip) {
-            pipe.end(End::Reset);
+        for pipe in self.pipes(|p| p.touches(ip)) {
+            pipe.reset();
+        }
+    }
+
+    /// Lets the connections that there are between two nodes fall silent for good: nothing arrives any more, and neither
+    /// end is told. New ones work.
+    pub fn silence(&self, a: &str, b: &str) {
+        let (a, b) = (self.address_of(a), self.address_of(b));
+        for pipe in self.pipes(|p| a != b && p.touches(a) && p.touches(b)) {
+            pipe.fate.set(Fate::Lost);
         }
     }
 
@@ -72,19 +113,90 @@ impl Net {
         let ip = self.address_of(name);
         if cut_off {
             self.isolated.borrow_mut().insert(ip);
-            return;
-        }
-        self.isolated.borrow_mut().remove(&ip);
-        for pipe in self.pipes_of(ip) {
-            pipe.deliver(usize::MAX);
+        } else {
+            self.isolated.borrow_mut().remove(&ip);
+            self.release();
         }
     }
 
-    pub(crate) fn forget(&self, ip: IpAddr) {
-        self.listeners.borrow_mut().retain(|address, _| address.ip() != ip);
-        for pipe in self.pipes_of(ip) {
-            pipe.end(End::Reset);
+    /// Cuts one direction (`true`), or lets what waits there arrive.
+    pub fn cut(&self, from: &str, to: &str, cut: bool) {
+        let way = (self.address_of(from), self.address_of(to));
+        if cut {
+            self.cuts.borrow_mut().insert(way);
+        } else {
+            self.cuts.borrow_mut().remove(&way);
+            self.release();
         }
+    }
+
+    /// Lets everything in one direction take so much longer from now on; zero for no longer than usual.
+    pub fn slow(&self, from: &str, to: &str, by: Duration) {
+        let way = (self.address_of(from), self.address_of(to));
+        if by.is_zero() {
+            self.slow.borrow_mut().remove(&way);
+        } else {
+            self.slow.borrow_mut().insert(way, by);
+        }
+    }
+
+    /// Lets a node refuse new connections, or take them again.
+    pub fn refuse(&self, name: &str, refused: bool) {
+        let ip = self.address_of(name);
+        if refused {
+            self.refusing.borrow_mut().insert(ip);
+        } else {
+            self.refusing.borrow_mut().remove(&ip);
+        }
+    }
+
+    /// Ends all cuts, delays and refusals.
+    pub fn heal(&self) {
+        self.isolated.borrow_mut().clear();
+        self.cuts.borrow_mut().clear();
+        self.slow.borrow_mut().clear();
+        self.refusing.borrow_mut().clear();
+        self.release();
+    }
+
+    /// Whether bytes from one node reach another now.
+    pub fn reaches(&self, from: &str, to: &str) -> bool {
+        let (from, to) = (self.address_of(from), self.address_of(to));
+        !self.is_cut(from, to) && !self.down.borrow().contains(&to)
+    }
+
+    /// How much longer than usual bytes from one node to another take now.
+    pub fn delay(&self, from: &str, to: &str) -> Duration {
+        self.slowness(self.address_of(from), self.address_of(to))
+    }
+
+    /// A process has ended: its system resets its connections.
+    pub(crate) fn forget(&self, core: &Rc<Core>, ip: IpAddr) {
+        self.listeners.borrow_mut().retain(|address, _| address.ip() != ip);
+        for pipe in self.pipes(|p| p.to.ip() == ip) {
+            pipe.see(End::Reset);
+            pipe.fate.set(Fate::Unknown);
+        }
+        for pipe in self.pipes(|p| p.from.ip() == ip) {
+            pipe.end.set(End::Reset);
+            pipe.tell_end(core);
+        }
+    }
+
+    /// A machine is gone without a word.
+    pub(crate) fn vanish(&self, ip: IpAddr) {
+        self.down.borrow_mut().insert(ip);
+        self.listeners.borrow_mut().retain(|address, _| address.ip() != ip);
+        for pipe in self.pipes(|p| p.to.ip() == ip) {
+            pipe.fate.set(Fate::Unknown);
+        }
+        for pipe in self.pipes(|p| p.from.ip() == ip) {
+            pipe.fate.set(Fate::Lost);
+        }
+    }
+
+    pub(crate) fn appear(&self, ip: IpAddr) {
+        self.down.borrow_mut().remove(&ip);
     }
 
     pub(crate) fn resolve(&self, host: &str, own: IpAddr) -> io::Result<IpAddr> {
@@ -98,14 +210,28 @@ impl Net {
         known.then(|| self.address_of(host)).ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "unknown host"))
     }
 
-    fn pipes_of(&self, ip: IpAddr) -> Vec<Rc<Pipe>> {
+    fn pipes(&self, wanted: impl Fn(&Pipe) -> bool) -> Vec<Rc<Pipe>> {
         let all = self.connections.borrow();
-        all.iter().filter_map(Weak::upgrade).filter(|p| p.from.ip() == ip || p.to.ip() == ip).collect()
+        all.iter().filter_map(Weak::upgrade).filter(|p| wanted(p)).collect()
     }
 
-    fn is_cut(&self, a: IpAddr, b: IpAddr) -> bool {
+    /// Lets arrive what waited for a cut to end.
+    fn release(&self) {
+        for pipe in self.pipes(|p| !self.is_cut(p.from.ip(), p.to.ip())) {
+            pipe.deliver(usize::MAX);
+            if pipe.end.get() != End::Open && pipe.fate.get() == Fate::Arrive {
+                pipe.see(pipe.end.get());
+            }
+        }
+    }
+
+    fn is_cut(&self, from: IpAddr, to: IpAddr) -> bool {
         let isolated = self.isolated.borrow();
-        a != b && (isolated.contains(&a) || isolated.contains(&b))
+        from != to && (isolated.contains(&from) || isolated.contains(&to) || self.cuts.borrow().contains(&(from, to)))
+    }
+
+    fn slowness(&self, from: IpAddr, to: IpAddr) -> Duration {
+        self.slow.borrow().get(&(from, to)).copied().unwrap_or_default()
     }
 
     fn port(&self) -> u16 {
@@ -114,7 +240,7 @@ impl Net {
         port
     }
 
-    pub(crate) fn listen(&self, core: &Rc<Core>, mut address: SocketAddr) -> io::Result<AnyListener> {
+    pub(crate) fn listen(&self, mut address: SocketAddr) -> io::Result<AnyListener> {
         if address.port() == 0 {
             address.set_port(self.port());
         }
@@ -122,27 +248,21 @@ impl Net {
         if listeners.get(&address).is_some_and(|l| l.strong_count() > 0) {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "address already in use"));
         }
-        let _ = core;
         let listener = Rc::new(SimListener { address, backlog: Queue::default() });
         listeners.insert(address, Rc::downgrade(&listener));
         Ok(listener)
     }
 
     pub(crate) async fn connect(&self, core: &Rc<Core>, from: IpAddr, to: SocketAddr) -> io::Result<AnyStream> {
-        let (tx, rx) = oneshot::channel();
-        core.after(core.between(LATENCY.0, LATENCY.1) * 2, move || {
-            let _ = tx.send(());
-        });
-        let _ = rx.await;
-        if self.is_cut(from, to.ip()) {
-            let (tx, rx) = oneshot::channel();
-            core.after(Duration::from_secs(30), move || {
-                let _ = tx.send(());
-            });
-            let _ = rx.await;
+        let there_and_back = self.slowness(from, to.ip()) + self.slowness(to.ip(), from);
+        pause(core, core.between(LATENCY.0, LATENCY.1) * 2 + there_and_back).await;
+        let silent = self.down.borrow().contains(&to.ip());
+        if silent || self.is_cut(from, to.ip()) || self.is_cut(to.ip(), from) {
+            pause(core, CONNECT_PATIENCE).await;
             return Err(io::ErrorKind::TimedOut.into());
         }
         let listener = self.listeners.borrow().get(&to).and_then(Weak::upgrade);
+        let listener = listener.filter(|_| !self.refusing.borrow().contains(&to.ip()));
         let Some(listener) = listener else { return Err(io::ErrorKind::ConnectionRefused.into()) };
         let from = SocketAddr::new(from, self.port());
         let there = Rc::new(Pipe::new(from, to));
@@ -161,6 +281,15 @@ impl Net {
     }
 }
 
+async fn pause(core: &Rc<Core>, time: Duration) {
+    let (tx, rx) = oneshot::channel();
+    core.after(time, move || {
+        // Whoever waited may have given up.
+        let _ = tx.send(());
+    });
+    let _ = rx.await;
+}
+
 impl Pipe {
     fn new(from: SocketAddr, to: SocketAddr) -> Pipe {
         Pipe {
@@ -169,23 +298,58 @@ impl Pipe {
             arrived: RefCell::default(),
             flying: RefCell::default(),
             end: Cell::new(End::Open),
+            seen: Cell::new(End::Open),
+            fate: Cell::new(Fate::Arrive),
             readable: Notify::default(),
         }
     }
-    fn end(&self, how: End) {
-        if self.end.get() != End::Reset {
-            self.end.set(how);
+    fn touches(&self, ip: IpAddr) -> bool {
+        self.from.ip() == ip || self.to.ip() == ip
+    }
+    /// Both ends get an error.
+    fn reset(&self) {
+        self.end.set(End::Reset);
+        self.see(End::Reset);
+    }
+    fn see(&self, end: End) {
+        if self.seen.get() != End::Reset {
+            self.seen.set(end);
         }
-        if how == End::Reset {
+        if end == End::Reset {
             self.flying.borrow_mut().clear();
         }
         self.readable.notify();
     }
+    /// The sender has ended: the reader hears of it, unless the way is cut.
+    fn tell_end(self: &Rc<Pipe>, core: &Rc<Core>) {
+        let (pipe, weak) = (self.clone(), Rc::downgrade(core));
+        let delay = core.between(LATENCY.0, LATENCY.1) + core.net.slowness(self.from.ip(), self.to.ip());
+        core.after(delay, move || {
+            let Some(core) = weak.upgrade() else { return };
+            if pipe.fate.get() == Fate::Arrive && !core.net.is_cut(pipe.from.ip(), pipe.to.ip()) {
+                pipe.see(pipe.end.get());
+            }
+        });
+    }
     fn deliver(&self, at_most: usize) {
         let mut flying = self.flying.borrow_mut();
         let n = at_most.min(flying.len());
-        self.arrived.borrow_mut().extend(flying.drain(..n));
-        self.readable.notify();
+        if self.fate.get() == Fate::Arrive && self.seen.get() != End::Reset {
+            self.arrived.borrow_mut().extend(flying.drain(..n));
+            self.readable.notify();
+        } else {
+            flying.drain(..n);
+        }
+    }
+    /// Moves bytes that have arrived into `into`.
+    fn take(&self, into: &mut [u8]) {
+        let mut arrived = self.arrived.borrow_mut();
+        let (front, back) = arrived.as_slices();
+        let n = front.len().min(into.len());
+        into[..n].copy_from_slice(&front[..n]);
+        let rest = into.len() - n;
+        into[n..].copy_from_slice(&back[..rest]);
+        arrived.drain(..into.len());
     }
 }
 
@@ -209,22 +373,55 @@ struct SimStream {
     outgoing: Rc<Pipe>,
 }
 
+impl SimStream {
+    /// Lets a segment arrive after its delay; a machine that does not know the connection answers with a reset.
+    fn send_segment(&self, core: &Rc<Core>, bytes: usize, delay: Duration) {
+        let (there, back) = (self.outgoing.clone(), self.incoming.clone());
+        let weak = self.core.clone();
+        core.after(delay, move || {
+            let Some(core) = weak.upgrade() else { return };
+            let (from, to) = (there.from.ip(), there.to.ip());
+            if core.net.is_cut(from, to) {
+                return;
+            }
+            there.deliver(bytes);
+            let known = there.fate.get() != Fate::Unknown || core.net.down.borrow().contains(&to);
+            if !known && !core.net.is_cut(to, from) {
+                there.end.set(End::Reset);
+                back.see(End::Reset);
+            }
+        });
+    }
+
+    fn end(&self) {
+        if self.outgoing.end.get() == End::Open {
+            self.outgoing.end.set(End::Closed);
+            if let Some(core) = self.core.upgrade() {
+                self.outgoing.tell_end(&core);
+            }
+        }
+        // What the peer still sends meets a closed socket.
+        self.incoming.see(End::Reset);
+        if self.incoming.fate.get() == Fate::Arrive {
+            self.incoming.fate.set(Fate::Unknown);
+        }
+    }
+}
+
 impl Stream for SimStream {
     fn recv(&self, mut buf: BufMut, from: usize, max: usize) -> LocalFuture<'_, (BufMut, io::Result<usize>)> {
         Box::pin(async move {
             loop {
                 let pipe = &self.incoming;
-                if pipe.end.get() == End::Reset {
+                if pipe.seen.get() == End::Reset {
                     return (buf, Err(io::ErrorKind::ConnectionReset.into()));
                 }
                 let n = pipe.arrived.borrow().len().min(max).min(buf.len().saturating_sub(from));
                 if n > 0 {
-                    for (slot, byte) in buf[from..from + n].iter_mut().zip(pipe.arrived.borrow_mut().drain(..n)) {
-                        *slot = byte;
-                    }
+                    pipe.take(&mut buf[from..from + n]);
                     return (buf, Ok(n));
                 }
-                if pipe.end.get() == End::Closed && pipe.flying.borrow().is_empty() {
+                if pipe.seen.get() == End::Closed && pipe.flying.borrow().is_empty() {
                     return (buf, Ok(0));
                 }
                 pipe.readable.notified().await;
@@ -243,6 +440,7 @@ impl Stream for SimStream {
                 self.outgoing.flying.borrow_mut().extend(buf.iter());
             }
             // The bytes arrive in a few segments; which ones is a matter of chance.
+            let more = core.net.slowness(self.outgoing.from.ip(), self.outgoing.to.ip());
             let mut left = total;
             let mut latest = Duration::ZERO;
             while left > 0 {
@@ -251,27 +449,15 @@ impl Stream for SimStream {
                 left -= n;
                 let delay = core.between(LATENCY.0, LATENCY.1);
                 latest = latest.max(delay);
-                let pipe = self.outgoing.clone();
-                let weak = self.core.clone();
-                core.after(delay, move || {
-                    let Some(core) = weak.upgrade() else { return };
-                    if !core.net.is_cut(pipe.from.ip(), pipe.to.ip()) {
-                        pipe.deliver(n);
-                    }
-                });
+                self.send_segment(&core, n, delay + more);
             }
-            let (tx, rx) = oneshot::channel();
-            core.after(latest / 2, move || {
-                let _ = tx.send(());
-            });
-            let _ = rx.await;
+            pause(&core, latest / 2).await;
             if self.outgoing.end.get() == End::Reset { Err(io::ErrorKind::ConnectionReset.into()) } else { Ok(()) }
         })
     }
 
     fn shutdown(&self) {
-        self.outgoing.end(End::Closed);
-        self.incoming.end(End::Reset);
+        self.end();
     }
 
     fn peer(&self) -> SocketAddr {
@@ -281,8 +467,7 @@ impl Stream for SimStream {
 
 impl Drop for SimStream {
     fn drop(&mut self) {
-        self.outgoing.end(End::Closed);
-        self.incoming.end(End::Closed);
+        self.end();
     }
 }
 

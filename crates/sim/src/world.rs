@@ -1,12 +1,12 @@
 //! Time, tasks, nodes and files of a simulated world.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use block::{BlockSize, Instant};
@@ -24,6 +24,8 @@ const TASKS_AT_ONE_INSTANT: u64 = 5_000_000;
 pub struct World {
     core: Rc<Core>,
     nodes: RefCell<BTreeMap<String, Executor>>,
+    /// Nodes whose tasks do not run now.
+    paused: RefCell<BTreeSet<String>>,
 }
 
 type Event = Box<dyn FnOnce()>;
@@ -38,7 +40,37 @@ pub(crate) struct Core {
     files: RefCell<BTreeMap<PathBuf, Vec<u8>>>,
     boots: RefCell<BTreeMap<String, u64>>,
     stores_fail: Cell<bool>,
+    clocks: RefCell<BTreeMap<String, Skew>>,
+    /// Changes with each event and each task that runs, so that two runs can be compared.
+    pulse: Cell<u64>,
     pub(crate) net: Net,
+}
+
+/// How a node's clock differs from the world's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Skew {
+    /// How far it is ahead at the beginning of the world.
+    pub ahead: Duration,
+    /// How much faster it runs, in millionths (negative: slower).
+    pub drift_ppm: i32,
+}
+
+impl Skew {
+    /// What the node's clock shows.
+    fn local(self, now: Instant) -> Instant {
+        let drift = i128::from(now.0) * i128::from(self.drift_ppm) / 1_000_000;
+        let shown = i128::from(now.0) + drift;
+        Instant(u64::try_from(shown).unwrap_or(0)) + self.ahead
+    }
+    /// How long the world takes for what the node thinks of as `time`.
+    fn real(self, time: Duration) -> Duration {
+        if self.drift_ppm == 0 {
+            return time;
+        }
+        let nanos = time.as_nanos() as i128 * 1_000_000 / (1_000_000 + i128::from(self.drift_ppm));
+        // Rounded up: a sleeper never wakes early.
+        Duration::from_nanos(u64::try_from(nanos + 2).unwrap_or(u64::MAX))
+    }
 }
 
 impl Core {
@@ -55,9 +87,16 @@ impl Core {
         Duration::from_nanos(self.entropy.borrow_mut().between(low, high.max(low)))
     }
     fn next_event(&self) -> Option<Event> {
-        let ((at, _), event) = self.events.borrow_mut().pop_first()?;
+        let ((at, sequence), event) = self.events.borrow_mut().pop_first()?;
         self.now.set(at);
+        self.beat(at.0 ^ sequence.rotate_left(40));
         Some(event)
+    }
+    fn beat(&self, word: u64) {
+        self.pulse.set((self.pulse.get() ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(23));
+    }
+    fn skew(&self, node: &str) -> Skew {
+        self.clocks.borrow().get(node).copied().unwrap_or_default()
     }
 }
 
@@ -73,9 +112,11 @@ impl World {
             files: RefCell::default(),
             boots: RefCell::default(),
             stores_fail: Cell::new(false),
+            clocks: RefCell::default(),
+            pulse: Cell::new(seed),
             net: Net::default(),
         });
-        World { core, nodes: RefCell::default() }
+        World { core, nodes: RefCell::default(), paused: RefCell::default() }
     }
 
     /// The host of the node `main`.
@@ -87,6 +128,7 @@ impl World {
     /// has the address 10.0.0.k, and its name is known to the resolver.
     pub fn node(&self, name: &str) -> Host {
         let address = self.core.net.address_of(name);
+        self.core.net.appear(address);
         let mut nodes = self.nodes.borrow_mut();
         let executor = nodes.entry(name.to_owned()).or_insert_with(|| Executor::new(|| ()));
         let world = NodeWorld { core: self.core.clone(), name: name.to_owned(), address };
@@ -103,13 +145,49 @@ impl World {
 
     /// The same for the process alone, as SIGKILL does: the machine runs on.
     pub fn kill_process(&self, name: &str) {
+        self.end_node(name, false);
+    }
+
+    /// The machine loses power: like [`World::kill`], but nobody is told. Its disks' caches are another matter, see
+    /// [`SimDisk::power_cut`].
+    pub fn power_off(&self, name: &str) {
+        *self.core.boots.borrow_mut().entry(name.to_owned()).or_default() += 1;
+        self.end_node(name, true);
+    }
+
+    fn end_node(&self, name: &str, machine_gone: bool) {
         let executor = self.nodes.borrow_mut().remove(name);
+        self.paused.borrow_mut().remove(name);
         let address = self.core.net.address_of(name);
-        self.core.net.forget(address);
+        if machine_gone {
+            self.core.net.vanish(address);
+        } else {
+            self.core.net.forget(&self.core, address);
+        }
         for disk in self.core.disks.borrow().values() {
             disk.opener_died(name);
         }
         drop(executor);
+    }
+
+    /// Stops a node where it stands (`true`), as SIGSTOP does: its connections stay open, its disks go on, it does not
+    /// notice; or lets it go on, and find out how late it is.
+    pub fn pause(&self, name: &str, paused: bool) {
+        if paused && self.nodes.borrow().contains_key(name) {
+            self.paused.borrow_mut().insert(name.to_owned());
+        } else {
+            self.paused.borrow_mut().remove(name);
+        }
+    }
+
+    /// Lets a node's clock differ from the world's. To be said before the node is started.
+    pub fn skew(&self, name: &str, skew: Skew) {
+        self.core.clocks.borrow_mut().insert(name.to_owned(), skew);
+    }
+
+    /// A number that depends on everything that has happened in the world, in order. Equal in two runs of one scenario.
+    pub fn pulse(&self) -> u64 {
+        self.core.pulse.get()
     }
 
     /// Adds a disk at a path, blank.
@@ -158,6 +236,11 @@ impl World {
         &self.core.net
     }
 
+    /// A handle to look at the world with from inside, from its tasks.
+    pub fn watcher(&self) -> Watcher {
+        Watcher(Rc::downgrade(&self.core))
+    }
+
     /// Random numbers from the world's seed, for the scenario's own choices.
     pub fn entropy<T>(&self, f: impl FnOnce(&mut Entropy) -> T) -> T {
         f(&mut self.core.entropy.borrow_mut())
@@ -189,6 +272,21 @@ impl World {
         }
     }
 
+    /// Runs the world until the clock shows `until`, whether anything happens or not. To be called from outside only.
+    pub fn run_until(&self, until: Instant) {
+        loop {
+            self.run_tasks();
+            let due = self.core.events.borrow().first_key_value().is_some_and(|((at, _), _)| *at <= until);
+            if !due {
+                break;
+            }
+            if let Some(event) = self.core.next_event() {
+                event();
+            }
+        }
+        self.core.now.set(self.core.now.get().max(until));
+    }
+
     /// Runs the world for a time.
     pub fn run_for(&self, time: Duration) {
         let host = self.host();
@@ -205,14 +303,33 @@ impl World {
     }
 
     fn run_one_task(&self) -> bool {
-        let nodes = self.nodes.borrow();
-        let ready: Vec<&Executor> = nodes.values().filter(|e| e.has_ready()).collect();
-        if ready.is_empty() {
-            return false;
-        }
+        let (nodes, paused) = (self.nodes.borrow(), self.paused.borrow());
+        let ready = || nodes.iter().filter(|(name, e)| e.has_ready() && !paused.contains(*name));
         let entropy = &self.core.entropy;
-        let executor = ready[entropy.borrow_mut().below(ready.len() as u64) as usize];
-        executor.run_one(|n| entropy.borrow_mut().below(n as u64) as usize)
+        let choice = match ready().count() {
+            0 => return false,
+            1 => 0,
+            n => entropy.borrow_mut().below(n as u64) as usize,
+        };
+        let (_, executor) = ready().nth(choice).expect("it was counted");
+        self.core.beat(choice as u64);
+        executor.run_one(|n| if n == 1 { 0 } else { entropy.borrow_mut().below(n as u64) as usize })
+    }
+}
+
+/// Looks at a world without keeping it alive. Harmless once the world has ended.
+#[derive(Clone)]
+pub struct Watcher(Weak<Core>);
+
+impl Watcher {
+    /// The world's clock, which no node sees.
+    pub fn now(&self) -> Instant {
+        self.0.upgrade().map(|core| core.now()).unwrap_or_default()
+    }
+    /// Whether bytes from one node reach another now, and how much longer than usual they take.
+    pub fn way(&self, from: &str, to: &str) -> Option<Duration> {
+        let core = self.0.upgrade()?;
+        core.net.reaches(from, to).then(|| core.net.delay(from, to))
     }
 }
 
@@ -252,21 +369,22 @@ impl host::World for NodeWorld {
         } else {
             address.ip()
         };
-        self.core.net.listen(&self.core, SocketAddr::new(ip, address.port()))
+        self.core.net.listen(SocketAddr::new(ip, address.port()))
     }
     fn connect(&self, host: &str, port: u16) -> LocalFuture<'_, io::Result<AnyStream>> {
         let to = self.core.net.resolve(host, self.address).map(|ip| SocketAddr::new(ip, port));
         Box::pin(async move { self.core.net.connect(&self.core, self.address, to?).await })
     }
     fn now(&self) -> Instant {
-        self.core.now()
+        self.core.skew(&self.name).local(self.core.now())
     }
     fn wall_clock_ms(&self) -> u64 {
-        1_600_000_000_000 + self.core.now().0 / 1_000_000
+        1_600_000_000_000 + self.now().0 / 1_000_000
     }
     fn sleep_until(&self, until: Instant) -> LocalFuture<'_, ()> {
         let (tx, rx) = oneshot::channel();
-        self.core.after(until.since(self.core.now()), move || {
+        let skew = self.core.skew(&self.name);
+        self.core.after(skew.real(until.since(self.now())), move || {
             // The sleeper may have given up.
             let _ = tx.send(());
         });
@@ -290,7 +408,7 @@ impl host::World for NodeWorld {
         let path = path.to_owned();
         Box::pin(async move {
             let pause = self.core.between(Duration::from_micros(50), Duration::from_millis(2));
-            self.sleep_until(self.core.now() + pause).await;
+            self.sleep_until(self.now() + pause).await;
             if self.core.stores_fail.get() {
                 return Err(io::Error::other("simulated failure of the file system"));
             }

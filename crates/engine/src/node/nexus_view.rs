@@ -29,6 +29,11 @@ impl Node {
         read.filter(|n| !n.io.is_idle() || n.children.iter().any(|(_, io)| !io.is_idle())).collect()
     }
 
+    /// One nexus, by its uuid.
+    pub fn nexus(&self, uuid: Uuid) -> Option<NexusInfo> {
+        self.nexus_info(uuid).ok()
+    }
+
     pub(crate) fn nexus_info(&self, uuid: Uuid) -> Result<NexusInfo> {
         let slots = self.nexuses.borrow();
         let slot = slots.get(&uuid).ok_or_else(|| no_nexus(uuid))?;

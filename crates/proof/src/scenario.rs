@@ -1,0 +1,212 @@
+//! What a run is made of: the cluster, the work, and the schedule of what goes wrong. Plain data, so that it can be
+//! printed, stored, replayed, and made shorter.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Tape;
+
+/// A run, before it runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scenario {
+    /// The seed of the world: the order of tasks, latencies, what a power cut keeps.
+    pub seed: u64,
+    /// The storage nodes.
+    pub nodes: Vec<NodePlan>,
+    /// The volumes.
+    pub volumes: Vec<VolumePlan>,
+    /// Deadlines and the like.
+    pub knobs: Knobs,
+    /// What the clients do.
+    pub work: Work,
+    /// How long things go wrong, in milliseconds.
+    pub run_ms: u64,
+    /// What goes wrong, by time.
+    pub events: Vec<Event>,
+}
+
+/// A storage node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodePlan {
+    /// The size of its one disk in MiB.
+    pub disk_mib: u64,
+    /// How much its clock drifts, in millionths.
+    pub drift_ppm: i32,
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumePlan {
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Copies that are wanted.
+    pub replicas: u32,
+    /// Whether copies take space only as they are written.
+    pub thin: bool,
+}
+
+/// Deadlines and limits, small ones, so that they are met in every run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Knobs {
+    /// The block size of all disks: 512 or 4096.
+    pub block_bytes: u32,
+    /// `nexus.member_deadline_ms`.
+    pub member_deadline_ms: u64,
+    /// `nexus.clear_after_ms`.
+    pub clear_after_ms: u64,
+    /// `nexus.error_threshold`.
+    pub error_threshold: u64,
+    /// `rebuild.segment_kib`.
+    pub segment_kib: u64,
+    /// `rebuild.tasks`.
+    pub rebuild_tasks: u64,
+    /// The planner's patience with a node that is away.
+    pub node_grace_ms: u64,
+    /// How often the operator hears from each node.
+    pub heartbeat_ms: u64,
+    /// How long a call to a node may take.
+    pub rpc_ms: u64,
+}
+
+/// What the clients do: one client a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// Requests at a time.
+    pub depth: u64,
+    /// Pause between two requests of one worker, at most.
+    pub think_ms: u64,
+    /// Blocks of a volume that are used, spread over it.
+    pub blocks: u64,
+    /// Of 100 requests, how many change something.
+    pub changes: u64,
+    /// Of 100 requests, how many are flushes.
+    pub flushes: u64,
+    /// Of 100 changes, how many are write-zeroes or unmaps.
+    pub zeroes: u64,
+    /// Of 100 writes, how many have FUA set.
+    pub forced: u64,
+}
+
+/// Something that goes wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// When, in milliseconds after the clients have begun.
+    pub at_ms: u64,
+    /// What.
+    pub fault: Fault,
+}
+
+/// What can go wrong. Places are `n1`.. for storage nodes, `c1`.. for clients, `store` for the cluster's store, `operator`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fault {
+    /// SIGKILL of an engine; it is started again after a while.
+    KillProcess {
+        /// Where.
+        node: String,
+        /// For how long.
+        down_ms: u64,
+    },
+    /// A machine loses power, and its disks their caches.
+    PowerCut {
+        /// Where.
+        node: String,
+        /// For how long.
+        down_ms: u64,
+    },
+    /// All machines lose power at once.
+    PowerCutAll {
+        /// The first is back after this time, the others one by one.
+        down_ms: u64,
+    },
+}
+
+/// The name of the `k`-th storage node, from 0.
+pub fn node_name(k: usize) -> String {
+    format!("n{}", k + 1)
+}
+
+/// What kinds of faults a scenario may have on; each seed has some of them.
+const KINDS: u64 = 3;
+
+impl Scenario {
+    /// A scenario from a tape: sizes, limits, and which faults are on, are all choices.
+    pub fn generate(tape: &mut Tape) -> Scenario {
+        let seed = tape.below(u64::MAX);
+        let nodes = tape.between(3, 5);
+        let volumes = tape.between(1, 2);
+        let skewed = tape.chance(30);
+        let nodes: Vec<NodePlan> = (0..nodes)
+            .map(|_| NodePlan { disk_mib: 64, drift_ppm: if skewed { tape.below(100_000) as i32 - 50_000 } else { 0 } })
+            .collect();
+        let volumes = (0..volumes).map(|_| VolumePlan::generate(tape)).collect();
+        let knobs = Knobs::generate(tape);
+        let work = Work::generate(tape);
+        let run_ms = tape.between(5, 30) * 1000;
+        let mut scenario = Scenario { seed, nodes, volumes, knobs, work, run_ms, events: Vec::new() };
+        scenario.events = scenario.trouble(tape);
+        scenario
+    }
+
+    fn trouble(&self, tape: &mut Tape) -> Vec<Event> {
+        let on: Vec<u64> = (0..KINDS).filter(|_| tape.chance(40)).collect();
+        let count = if on.is_empty() { 0 } else { tape.between(1, 12) };
+        let mut events: Vec<Event> = (0..count)
+            .map(|_| {
+                let at_ms = tape.below(self.run_ms);
+                let kind = *tape.pick(&on);
+                Event { at_ms, fault: self.fault(kind, tape) }
+            })
+            .collect();
+        events.sort_by_key(|e| e.at_ms);
+        events
+    }
+
+    fn fault(&self, kind: u64, tape: &mut Tape) -> Fault {
+        let node = node_name(tape.below(self.nodes.len() as u64) as usize);
+        let down_ms = *tape.pick(&[50, 300, 1000, 4000, 12_000]);
+        match kind {
+            0 => Fault::KillProcess { node, down_ms },
+            1 => Fault::PowerCut { node, down_ms },
+            _ => Fault::PowerCutAll { down_ms },
+        }
+    }
+}
+
+impl VolumePlan {
+    fn generate(tape: &mut Tape) -> VolumePlan {
+        VolumePlan {
+            bytes: *tape.pick(&[256 << 10, 1 << 20, 9 << 20]),
+            replicas: *tape.pick(&[1, 2, 2, 3, 3, 3]),
+            thin: tape.chance(70),
+        }
+    }
+}
+
+impl Knobs {
+    fn generate(tape: &mut Tape) -> Knobs {
+        Knobs {
+            block_bytes: *tape.pick(&[512, 4096, 4096]),
+            member_deadline_ms: *tape.pick(&[300, 1000, 3000]),
+            clear_after_ms: *tape.pick(&[50, 500, 5000]),
+            error_threshold: *tape.pick(&[0, 3, 64]),
+            segment_kib: *tape.pick(&[4, 16, 64]),
+            rebuild_tasks: *tape.pick(&[1, 4, 16]),
+            node_grace_ms: *tape.pick(&[1000, 3000, 10_000]),
+            heartbeat_ms: *tape.pick(&[200, 500]),
+            rpc_ms: *tape.pick(&[1000, 5000]),
+        }
+    }
+}
+
+impl Work {
+    fn generate(tape: &mut Tape) -> Work {
+        Work {
+            depth: tape.between(1, 6),
+            think_ms: *tape.pick(&[10, 30, 60]),
+            blocks: *tape.pick(&[4, 16, 64, 256]),
+            changes: *tape.pick(&[30, 50, 80]),
+            flushes: *tape.pick(&[1, 5, 15]),
+            zeroes: *tape.pick(&[0, 5, 20]),
+            forced: *tape.pick(&[0, 10, 50]),
+        }
+    }
+}
