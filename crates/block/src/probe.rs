@@ -31,6 +31,8 @@ probes! {
         MemberLeft = "member left",
         /// A rebuild lost its source and went on from another member.
         RebuildSourceDied = "rebuild source died",
+        /// A member that lost its cache was set back behind those that have not.
+        ShakenSetBack = "member without its cache set back at open",
     }
 }
 

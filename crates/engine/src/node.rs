@@ -38,7 +38,7 @@ use uuid::Uuid;
 
 use crate::config::{Config, VERSION};
 use crate::model::{Error, ErrorKind, NodeReport, Protocol, SettingInfo};
-use crate::remote::RemoteOptions;
+use crate::remote::{OnRestart, RemoteOptions};
 use crate::settings::NodeSettings;
 use crate::uri::DeviceUri;
 use crate::volume::{LedgerStore, NexusEvent, StoredLedger};
@@ -377,7 +377,11 @@ impl Node {
         let options = RemoteOptions::default();
         let deadline = self.settings.borrow().nexus().member_deadline;
         let shortest = Duration::from_millis(100);
-        RemoteOptions { command_deadline: options.command_deadline.min(deadline).max(shortest), ..options }
+        RemoteOptions {
+            command_deadline: options.command_deadline.min(deadline).max(shortest),
+            on_restart: OnRestart::FailAlways,
+            ..options
+        }
     }
 
     /// Changes the reason of something lost, and tells watchers when it is a new one.

@@ -85,6 +85,8 @@ impl RemoteSpec {
 pub enum OnRestart {
     /// The disk fails: answered writes may be gone.
     Fail,
+    /// The disk fails also when nothing of its own is unflushed: an earlier user of the namespace may have lost writes.
+    FailAlways,
     /// It goes on.
     Resume,
 }
@@ -358,6 +360,10 @@ impl Disk for RemoteDisk {
     }
     fn reservable(&self) -> Option<&dyn Reservable> {
         if self.inner.reserving() == 0 { None } else { Some(self) }
+    }
+    fn run(&self) -> Option<[u8; 16]> {
+        // A target that does not say is taken to be always the same.
+        Some(self.inner.instance().unwrap_or_default())
     }
 }
 

@@ -23,6 +23,12 @@ pub trait Disk {
     /// What a person calls the device; for messages only.
     fn label(&self) -> String;
 
+    /// Names the life of the device's cache: another after it may have lost what was answered and not flushed. `None`: it
+    /// lives as long as this machine has power ([`crate::World::boot_id`]).
+    fn run(&self) -> Option<[u8; 16]> {
+        None
+    }
+
     /// The device's reservations, if it keeps any.
     fn reservable(&self) -> Option<&dyn Reservable> {
         None

@@ -193,7 +193,10 @@ impl Client {
         let (request, forced) = if zero && self.host.random().is_multiple_of(2) {
             (Request::Unmap { range }, false)
         } else if zero {
-            (Request::WriteZeroes { range, may_unmap: write.is_multiple_of(2), durability }, durability == Durability::Durable)
+            (
+                Request::WriteZeroes { range, may_unmap: write.is_multiple_of(2), durability },
+                durability == Durability::Durable,
+            )
         } else {
             let bytes = self.block_size.bytes() as usize;
             let data: Buf = payload::fill(self.tag, range.start.0, range.len.0, bytes, write);

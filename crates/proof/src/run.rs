@@ -178,6 +178,7 @@ impl Run {
                 required_nodes: BTreeSet::new(),
                 preferred_nodes: BTreeSet::new(),
                 publish: Publish::Anywhere,
+                hosts: BTreeMap::new(),
                 life: Life::Wanted,
                 target: None,
                 nexus_nodes: BTreeSet::new(),

@@ -148,6 +148,9 @@ impl Inner {
     pub(super) fn uuid(&self) -> Option<Uuid> {
         self.uuid
     }
+    pub(super) fn instance(&self) -> Option<[u8; 16]> {
+        self.instance.get()
+    }
     pub(super) fn geometry(&self) -> Geometry {
         self.geometry
     }
@@ -282,7 +285,12 @@ impl Inner {
         }
         let restarted = matches!((self.instance.get(), association.instance), (Some(a), Some(b)) if a != b);
         let unflushed = self.flights.borrow().unflushed();
-        if restarted && unflushed > 0 && self.options.on_restart == OnRestart::Fail {
+        let fails = match self.options.on_restart {
+            OnRestart::Fail => unflushed > 0,
+            OnRestart::FailAlways => true,
+            OnRestart::Resume => false,
+        };
+        if restarted && fails {
             return changed(format!(
                 "the target has restarted and may have lost {unflushed} writes that were not flushed"
             ));

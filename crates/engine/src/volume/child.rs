@@ -7,7 +7,7 @@ use host::{DiskExt, DiskRef, Host};
 use nexus::label::{self, Label, Layout, Probe};
 use nexus::ledger::Ledger;
 use nexus::map::{Maps, Shape};
-use nexus::meta::{self, Identity};
+use nexus::meta::{self, CacheNote, Identity};
 use uuid::{Builder, Uuid};
 
 use crate::meter::Meter;
@@ -25,6 +25,17 @@ pub(super) struct Look {
     pub older: Option<Ledger>,
     /// The ledger slot that may be overwritten.
     pub slot: usize,
+    /// The life of its cache in which it was last known to lack nothing, as far as it was noted.
+    pub noted: Option<[u8; 16]>,
+    /// The life of its cache now.
+    pub run: [u8; 16],
+}
+
+impl Look {
+    /// Whether the device may have lost what it had answered and not flushed.
+    pub fn is_shaken(&self) -> bool {
+        self.noted.is_some_and(|noted| noted != self.run)
+    }
 }
 
 /// Why a child cannot be a member.
@@ -63,7 +74,8 @@ async fn look_now(host: &Host, disk: &DiskRef, volume: Uuid, size: Bytes) -> Res
     let back = disk.read(layout.back()).await.map_err(io("reading the backup label"))?;
     let probe = label::probe(&front, &back, &layout);
     let link = Link { disk: disk.clone(), layout, meter: Meter::new(host, geometry.block_size) };
-    let mut look = Look { link, probe, member: None, ledger: None, older: None, slot: 0 };
+    let run = disk.run().unwrap_or_else(|| host.boot_id());
+    let mut look = Look { link, probe, member: None, ledger: None, older: None, slot: 0, noted: None, run };
     if !matches!(&look.probe, Probe::Labelled { label, .. } if label.volume == volume) {
         return Ok(look);
     }
@@ -72,6 +84,8 @@ async fn look_now(host: &Host, disk: &DiskRef, volume: Uuid, size: Bytes) -> Res
     let identity = disk.read(at(meta::identity(geometry.block_size))).await.map_err(io("reading the identity"))?;
     let identity = Identity::decode(&identity).filter(|i| i.volume == volume);
     look.member = identity.map(|i| i.member);
+    let noted = disk.read(at(meta::cache_note(geometry.block_size))).await.map_err(io("reading the identity"))?;
+    look.noted = CacheNote::decode(&noted).filter(|n| n.volume == volume).map(|n| n.run);
     let mut damaged = 0;
     for slot in 0..2 {
         let bytes = disk.read(at(meta::slot(geometry.block_size, slot))).await.map_err(io("reading the ledger"))?;
@@ -90,6 +104,14 @@ async fn look_now(host: &Host, disk: &DiskRef, volume: Uuid, size: Bytes) -> Res
         return Err(Unfit::Io("both copies of its ledger are damaged".into()));
     }
     Ok(look)
+}
+
+/// Notes the life of a member's cache, durably: from now on it counts as a member that has lost nothing in it.
+pub(super) async fn note_run(link: &Link, volume: Uuid, run: [u8; 16]) -> Result<(), Fault> {
+    let layout = &link.layout;
+    let range = meta::cache_note(layout.block_size).shifted(layout.meta().start - block::Lba(0));
+    let note = CacheNote { volume, run }.encode(layout.block_size);
+    link.disk.write(range, Buf::copy_of(&note), Durability::Durable).await
 }
 
 /// Reads a member's dirty map.

@@ -199,6 +199,8 @@ impl Nexus {
         let (id, uuid) = match known {
             Some(member) if matches!(member.state, MemberState::Out(_)) => {
                 child::repair_label(host, &look.link, &look.probe, nexus).await.map_err(failed)?;
+                // It is not in sync, so whatever it lost with its cache will be copied.
+                child::note_run(&look.link, nexus, look.run).await.map_err(failed)?;
                 self.command(uri, |machine, now, out| machine.online(now, member.id, look.slot, tag, out))?;
                 (member.id, member.uuid)
             }
@@ -208,6 +210,7 @@ impl Nexus {
             None => {
                 let before = self.find(uri).and_then(|(member, _)| member);
                 let uuid = child::format(host, &look.link, &look.probe, nexus, &self.shape).await.map_err(failed)?;
+                child::note_run(&look.link, nexus, look.run).await.map_err(failed)?;
                 let id = self.command(uri, |machine, now, out| machine.add_member(now, uuid, tag, out))?;
                 if let Some(old) = before {
                     // Another device stands behind the URI now: the member that was there is gone for good.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use block::probe::{Mark, mark};
 use block::{BlockSize, Blocks, Bytes};
 use futures_util::future::join_all;
 use host::Host;
@@ -48,6 +49,9 @@ pub(super) async fn open(host: &Host, spec: NexusSpec) -> Result<Rc<Pump>, Nexus
     let machine = Machine::new(opening, host.now(), &mut out);
     let ids: Vec<_> = machine.members(host.now()).iter().map(|m| m.id).collect();
     let pump = Pump::new(host, (nexus, key), machine, spec.store.clone(), spec.events.clone());
+    let changed = |look: &&Look| look.noted != Some(look.run);
+    let news = candidates.iter().filter(|c| c.member.is_some()).filter_map(|c| c.look.as_ref().ok()).filter(changed);
+    let news: Vec<_> = news.map(|look| (look.link.clone(), look.run)).collect();
     for candidate in candidates {
         let member = candidate.member.map(|(index, uuid)| (ids[index], uuid));
         let (link, reason) = match candidate.look {
@@ -74,6 +78,11 @@ pub(super) async fn open(host: &Host, spec: NexusSpec) -> Result<Rc<Pump>, Nexus
                 reason: "the ledger of the new generation could not be recorded on the members and in the store".into(),
             },
         });
+    }
+    // Whoever is in sync by the new record lacks nothing, or nobody knows better. A note that is not written costs a copy
+    // of what is dirty at the next open.
+    for (link, run) in news {
+        let _ = host.timeout(spec.settings.member_deadline, child::note_run(&link, nexus, run)).await;
     }
     start_rebuilds(&pump);
     Ok(pump)
@@ -256,9 +265,29 @@ async fn plan(
             for candidate in candidates.iter_mut() {
                 admit(host, nexus, &mut opening, candidate, &ledger, &in_sync).await?;
             }
+            set_back_shaken(&mut opening, candidates);
         }
     }
     Ok(opening)
+}
+
+/// After an unclean stop: a member whose device may have lost what it had answered is behind those that have lost nothing.
+/// All of what it lacks is dirty. When all have lost their caches, any of them is as good as another.
+fn set_back_shaken(opening: &mut Opening, candidates: &[Candidate]) {
+    if opening.maps.dirty.is_zero() {
+        return;
+    }
+    let in_sync = |opening: &Opening, c: &Candidate| {
+        let (at, _) = c.member.filter(|(at, _)| opening.members[*at].standing == Standing::InSync)?;
+        Some((at, c.look.as_ref().is_ok_and(Look::is_shaken)))
+    };
+    let found: Vec<(usize, bool)> = candidates.iter().filter_map(|c| in_sync(opening, c)).collect();
+    if found.iter().any(|(_, shaken)| !shaken) {
+        for (at, _) in found.into_iter().filter(|(_, shaken)| *shaken) {
+            mark(Mark::ShakenSetBack);
+            opening.members[at].standing = Standing::Behind;
+        }
+    }
 }
 
 /// The volume's shape as its ledger says, when it fits the request.
