@@ -208,10 +208,21 @@ impl Cluster {
                 self.world.power_off(name);
             });
         }
+        let disks = self.world.disks();
         for name in names {
-            self.world.disk(disk_path(name)).power_cut();
+            // A disk that was pulled has nothing left to lose.
+            let path = std::path::PathBuf::from(disk_path(name));
+            if let Some((_, disk)) = disks.iter().find(|(p, _)| *p == path) {
+                disk.power_cut();
+            }
             self.note(name, "power cut", String::new);
         }
+        self.lose_caches(names);
+    }
+
+    /// Tells the oracle that disks of these nodes may have lost what they had not flushed.
+    pub fn lose_caches(&self, names: &[String]) {
+        self.observe_ledgers();
         let now = self.world.now().0;
         let copies = self.shared.copies.borrow();
         let lost: BTreeSet<Uuid> = copies.iter().filter(|(_, node)| names.contains(node)).map(|(id, _)| *id).collect();

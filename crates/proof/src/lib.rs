@@ -20,6 +20,7 @@ pub mod shrink;
 mod store;
 mod tape;
 mod trace;
+mod trouble;
 mod view;
 
 pub use run::{Report, run};

@@ -38,6 +38,11 @@ fn pattern(k: u64, volume: u64, lba: u64, write: u64) -> u64 {
     (write ^ lba.rotate_left(32) ^ volume.rotate_left(48)).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(k)
 }
 
+/// Whether a unit of a disk begins like a block that a client wrote.
+pub fn is_ours(unit: &[u8]) -> bool {
+    unit.starts_with(&MAGIC.to_le_bytes())
+}
+
 /// What a block of a read holds.
 pub fn read(block: &[u8], volume: u64, lba: u64) -> Content {
     let word = |k: usize| u64::from_le_bytes(block[k * 8..k * 8 + 8].try_into().expect("eight bytes"));

@@ -15,7 +15,8 @@ use crate::client::{self, Client};
 use crate::cluster::{Cluster, Shared, disk_path, volume_id};
 use crate::operator;
 use crate::oracle::{Wrong, short};
-use crate::scenario::{Fault, Scenario};
+use crate::scenario::Scenario;
+use crate::trouble::Trouble;
 
 /// How long the cluster may take to come up, and to come to rest.
 const BOOT: Duration = Duration::from_secs(60);
@@ -54,7 +55,7 @@ pub fn run(scenario: &Scenario, keep_lines: bool) -> Report {
     crate::panics::listen();
     let cluster = Cluster::new(scenario.clone(), keep_lines);
     let shared = cluster.shared.clone();
-    let mut run = Run { cluster, undo: BTreeMap::new(), sequence: 0, faults: 0, clients: Vec::new() };
+    let mut run = Run { cluster, trouble: Trouble::default(), clients: Vec::new() };
     let ended = catch_unwind(AssertUnwindSafe(|| run.all()));
     let panicked = ended.is_err();
     if panicked {
@@ -67,7 +68,7 @@ pub fn run(scenario: &Scenario, keep_lines: bool) -> Report {
         events: shared.trace.events(),
         requests: run.clients.iter().map(|c| c.done.get()).sum(),
         checks: shared.oracle.checks(),
-        faults: run.faults,
+        faults: run.trouble.faults,
         losses: shared.oracle.losses(),
         simulated: now.since(Instant(0)),
         marks: take_marks(),
@@ -83,15 +84,8 @@ pub fn run(scenario: &Scenario, keep_lines: bool) -> Report {
 
 struct Run {
     cluster: Cluster,
-    /// What ends by itself, by time.
-    undo: BTreeMap<(Instant, u64), Undo>,
-    sequence: u64,
-    faults: u64,
+    trouble: Trouble,
     clients: Vec<Rc<Client>>,
-}
-
-enum Undo {
-    Start(String),
 }
 
 impl Run {
@@ -128,13 +122,10 @@ impl Run {
     /// Runs the world until `until`, or until something is wrong.
     fn run_until(&mut self, until: Instant) {
         while self.now() < until && !self.is_over() {
-            let due = self.undo.first_key_value().map(|((at, _), _)| *at).unwrap_or(until);
+            let due = self.trouble.next().unwrap_or(until);
             let next = until.min(due).min(self.now() + SLICE);
             self.cluster.world.run_until(next);
-            while let Some(entry) = self.undo.first_entry().filter(|e| e.key().0 <= self.cluster.world.now()) {
-                let undo = entry.remove();
-                self.undo(undo);
-            }
+            self.trouble.end_due(&self.cluster, false);
         }
     }
 
@@ -238,72 +229,37 @@ impl Run {
             if self.is_over() {
                 return;
             }
-            self.inject(&event.fault);
+            self.trouble.inject(&self.cluster, &event.fault);
         }
         let end = began + Duration::from_millis(self.shared().scenario.run_ms);
         self.run_until(end);
-    }
-
-    fn later(&mut self, ms: u64, undo: Undo) {
-        self.sequence += 1;
-        self.undo.insert((self.now() + Duration::from_millis(ms), self.sequence), undo);
-    }
-
-    fn is_up(&self, node: &str) -> bool {
-        self.shared().machines.borrow().contains_key(node)
-    }
-
-    fn inject(&mut self, fault: &Fault) {
-        self.faults += 1;
-        match fault {
-            Fault::KillProcess { node, down_ms } if self.is_up(node) => {
-                self.cluster.kill_process(node);
-                self.later(*down_ms, Undo::Start(node.clone()));
-            }
-            Fault::PowerCut { node, down_ms } if self.is_up(node) => {
-                self.cluster.cut_power(std::slice::from_ref(node));
-                self.later(*down_ms, Undo::Start(node.clone()));
-            }
-            Fault::PowerCutAll { down_ms } => {
-                let up: Vec<String> = self.shared().machines.borrow().keys().cloned().collect();
-                self.cluster.cut_power(&up);
-                for (k, node) in up.into_iter().enumerate() {
-                    self.later(down_ms + 37 * k as u64, Undo::Start(node));
-                }
-            }
-            // It is down already.
-            _ => self.faults -= 1,
-        }
-    }
-
-    fn undo(&mut self, undo: Undo) {
-        match undo {
-            Undo::Start(node) => {
-                crate::audit::pool(&self.cluster, &node);
-                self.cluster.start(&node);
-            }
-        }
     }
 
     // ---- things stop to go wrong -------------------------------------------------------------------------------------
 
     fn peace(&mut self) {
         self.cluster.note("world", "peace", String::new);
-        for (_, undo) in std::mem::take(&mut self.undo) {
-            self.undo(undo);
-        }
+        self.trouble.end_all(&self.cluster);
         self.shared().calm.set(true);
         let clients = self.clients.len();
-        if !self.wait(REST, |run| run.shared().finished.get() == clients && run.unrest().is_none()) {
-            let why = self.unrest().unwrap_or_else(|| "a client still waits for an answer".into());
-            self.fail(why);
+        let end = self.now() + REST;
+        let at_rest = |run: &Run| run.shared().finished.get() == clients && run.unrest().is_none();
+        while !self.wait(Duration::from_secs(20), at_rest) {
+            if self.is_over() {
+                return;
+            }
+            if self.now() >= end {
+                let why = self.unrest().unwrap_or_else(|| "a client still waits for an answer".into());
+                return self.fail(why);
+            }
+            self.trouble.restart_broken(&self.cluster);
         }
     }
 
     /// What is not as it was asked for, if anything.
     fn unrest(&self) -> Option<String> {
         let shared = self.shared();
-        for (k, plan) in shared.scenario.volumes.iter().enumerate() {
+        for k in 0..shared.scenario.volumes.len() {
             let id = volume_id(k);
             let name = short(id);
             let record = shared.store.volume(id)?;
@@ -316,9 +272,9 @@ impl Run {
                 return Some(format!("volume {name} is {}: {} [{}]", nexus.state, nexus.reason, children.join(", ")));
             }
             let good = nexus.children.iter().filter(|c| c.state == ChildState::Online).count();
-            if good != plan.replicas as usize || record.copies.len() != good || record.nexus_nodes.len() != 1 {
+            if good != record.replicas as usize || record.copies.len() != good || record.nexus_nodes.len() != 1 {
                 let copies = record.copies.len();
-                return Some(format!("volume {name} has {good} of {} good copies, {copies} in all", plan.replicas));
+                return Some(format!("volume {name} has {good} of {} good copies, {copies} in all", record.replicas));
             }
             if nexus.device_uri.is_empty() {
                 return Some(format!("volume {name} is not published"));

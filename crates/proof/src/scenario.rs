@@ -117,6 +117,127 @@ pub enum Fault {
         /// The first is back after this time, the others one by one.
         down_ms: u64,
     },
+    /// A process stops where it stands, and goes on later without having noticed (a zombie).
+    Pause {
+        /// Where.
+        node: String,
+        /// For how long.
+        ms: u64,
+    },
+    /// Nothing arrives at or leaves a place.
+    Isolate {
+        /// Where.
+        place: String,
+        /// For how long.
+        ms: u64,
+    },
+    /// Nothing arrives in one direction, or in both.
+    Cut {
+        /// From here.
+        from: String,
+        /// To here.
+        to: String,
+        /// Also back.
+        both: bool,
+        /// For how long.
+        ms: u64,
+    },
+    /// Everything in one direction takes longer.
+    Slow {
+        /// From here.
+        from: String,
+        /// To here.
+        to: String,
+        /// By how much.
+        by_ms: u64,
+        /// For how long.
+        ms: u64,
+    },
+    /// All connections of a node are reset, wherever they are.
+    Reset {
+        /// Where.
+        node: String,
+    },
+    /// The connections between two places fall silent for good; new ones work.
+    Silence {
+        /// The one.
+        a: String,
+        /// The other.
+        b: String,
+    },
+    /// A node refuses new connections.
+    Refuse {
+        /// Where.
+        node: String,
+        /// For how long.
+        ms: u64,
+    },
+    /// A disk does not answer.
+    DiskStall {
+        /// Where.
+        node: String,
+        /// For how long.
+        ms: u64,
+    },
+    /// A disk is slow.
+    DiskSlow {
+        /// Where.
+        node: String,
+        /// By how much.
+        by_ms: u64,
+        /// For how long.
+        ms: u64,
+    },
+    /// The next flush of a disk fails, and loses some of what was dirty.
+    FlushFails {
+        /// Where.
+        node: String,
+    },
+    /// A disk is pulled, and put back later with what it held then.
+    DiskGone {
+        /// Where.
+        node: String,
+        /// For how long.
+        ms: u64,
+    },
+    /// Some blocks of user data can not be read until they are written again.
+    BadBlocks {
+        /// Where.
+        node: String,
+        /// Which ones.
+        salt: u64,
+    },
+    /// The store makes changes and its answers get lost.
+    LostReplies {
+        /// How many of 100.
+        percent: u64,
+        /// For how long.
+        ms: u64,
+    },
+    /// The operator dies wherever it is; another is started after a while.
+    OperatorDies {
+        /// For how long.
+        down_ms: u64,
+    },
+    /// Two operators are alive.
+    SecondOperator {
+        /// For how long.
+        ms: u64,
+    },
+    /// Somebody wants the volume on another node.
+    Move {
+        /// Which, from 0.
+        volume: usize,
+        /// Where.
+        node: String,
+    },
+    /// Somebody wants more or fewer copies.
+    Replicas {
+        /// Which, from 0.
+        volume: usize,
+        /// How many.
+        count: u32,
+    },
 }
 
 /// The name of the `k`-th storage node, from 0.
@@ -125,7 +246,7 @@ pub fn node_name(k: usize) -> String {
 }
 
 /// What kinds of faults a scenario may have on; each seed has some of them.
-const KINDS: u64 = 3;
+const KINDS: u64 = 20;
 
 impl Scenario {
     /// A scenario from a tape: sizes, limits, and which faults are on, are all choices.
@@ -140,15 +261,16 @@ impl Scenario {
         let volumes = (0..volumes).map(|_| VolumePlan::generate(tape)).collect();
         let knobs = Knobs::generate(tape);
         let work = Work::generate(tape);
-        let run_ms = tape.between(5, 30) * 1000;
+        let run_ms = tape.between(5, 20) * 1000;
         let mut scenario = Scenario { seed, nodes, volumes, knobs, work, run_ms, events: Vec::new() };
         scenario.events = scenario.trouble(tape);
         scenario
     }
 
     fn trouble(&self, tape: &mut Tape) -> Vec<Event> {
-        let on: Vec<u64> = (0..KINDS).filter(|_| tape.chance(40)).collect();
-        let count = if on.is_empty() { 0 } else { tape.between(1, 12) };
+        let share = *tape.pick(&[10, 20, 40]);
+        let on: Vec<u64> = (0..KINDS).filter(|_| tape.chance(share)).collect();
+        let count = if on.is_empty() { 0 } else { tape.between(1, 16) };
         let mut events: Vec<Event> = (0..count)
             .map(|_| {
                 let at_ms = tape.below(self.run_ms);
@@ -162,11 +284,37 @@ impl Scenario {
 
     fn fault(&self, kind: u64, tape: &mut Tape) -> Fault {
         let node = node_name(tape.below(self.nodes.len() as u64) as usize);
-        let down_ms = *tape.pick(&[50, 300, 1000, 4000, 12_000]);
+        let other = node_name(tape.below(self.nodes.len() as u64) as usize);
+        let ms = *tape.pick(&[50, 300, 1000, 2500, 5000, 12_000]);
+        let by_ms = *tape.pick(&[5, 50, 400]);
+        let volume = tape.below(self.volumes.len() as u64) as usize;
+        let place = match tape.below(10) {
+            0 => "store".into(),
+            1 => "operator".into(),
+            2 => format!("c{}", volume + 1),
+            _ => other,
+        };
         match kind {
-            0 => Fault::KillProcess { node, down_ms },
-            1 => Fault::PowerCut { node, down_ms },
-            _ => Fault::PowerCutAll { down_ms },
+            0 => Fault::KillProcess { node, down_ms: ms },
+            1 => Fault::PowerCut { node, down_ms: ms },
+            2 => Fault::PowerCutAll { down_ms: ms },
+            3 => Fault::Pause { node, ms },
+            4 => Fault::Isolate { place, ms },
+            5 => Fault::Cut { from: node, to: place, both: tape.chance(50), ms },
+            6 => Fault::Slow { from: node, to: place, by_ms, ms },
+            7 => Fault::Reset { node },
+            8 => Fault::Silence { a: node, b: place },
+            9 => Fault::Refuse { node, ms },
+            10 => Fault::DiskStall { node, ms },
+            11 => Fault::DiskSlow { node, by_ms, ms },
+            12 => Fault::FlushFails { node },
+            13 => Fault::DiskGone { node, ms },
+            14 => Fault::BadBlocks { node, salt: tape.below(256) },
+            15 => Fault::LostReplies { percent: tape.between(10, 90), ms },
+            16 => Fault::OperatorDies { down_ms: ms },
+            17 => Fault::SecondOperator { ms },
+            18 => Fault::Move { volume, node },
+            _ => Fault::Replicas { volume, count: tape.between(1, 3) as u32 },
         }
     }
 }
@@ -200,8 +348,8 @@ impl Knobs {
 impl Work {
     fn generate(tape: &mut Tape) -> Work {
         Work {
-            depth: tape.between(1, 6),
-            think_ms: *tape.pick(&[10, 30, 60]),
+            depth: tape.between(1, 5),
+            think_ms: *tape.pick(&[20, 60, 200]),
             blocks: *tape.pick(&[4, 16, 64, 256]),
             changes: *tape.pick(&[30, 50, 80]),
             flushes: *tape.pick(&[1, 5, 15]),

@@ -6,6 +6,8 @@
 //! | torn in flight | of a write in flight, any subset of its units lands |
 //! | flush | covers the writes that were answered before it was submitted, and no other |
 //! | killed process | answered writes stay; those in flight land later, or never |
+//! | failed flush | loses some of what was dirty; a later one that succeeds proves nothing |
+//! | slow | each request takes longer |
 //! | latent error | reads or writes of chosen blocks fail until rewritten |
 //! | stuck | requests are never answered |
 //! | removed | everything fails with `Gone` |
@@ -79,6 +81,10 @@ struct State {
     bad_reads: BTreeSet<u64>,
     bad_writes: BTreeSet<u64>,
     stuck: bool,
+    /// Each request takes so much longer.
+    slow: Duration,
+    /// So many flushes fail.
+    bad_flushes: u32,
     /// What would have happened while it was stuck; it happens when that ends.
     parked: Vec<Completion>,
     gone: bool,
@@ -110,6 +116,8 @@ impl SimDisk {
             bad_reads: BTreeSet::new(),
             bad_writes: BTreeSet::new(),
             stuck: false,
+            slow: Duration::ZERO,
+            bad_flushes: 0,
             parked: Vec::new(),
             gone: false,
             opener: None,
@@ -176,6 +184,16 @@ impl SimDisk {
         let mut s = self.state.borrow_mut();
         s.bad_reads.clear();
         s.bad_writes.clear();
+        (s.slow, s.bad_flushes) = (Duration::ZERO, 0);
+    }
+    /// Lets the next `count` flushes fail. Each takes away some of what was answered and not flushed: reads show it until
+    /// the power goes, no later flush saves it.
+    pub fn fail_flushes(&self, count: u32) {
+        self.state.borrow_mut().bad_flushes = count;
+    }
+    /// Lets each request take so much longer from now on.
+    pub fn slow(&self, by: Duration) {
+        self.state.borrow_mut().slow = by;
     }
     /// From now on requests are not answered; what waits when it ends (`false`) is answered then.
     pub fn stall(&self, stuck: bool) {
@@ -295,7 +313,7 @@ impl SimDisk {
         let bad = if request.is_change() { &s.bad_writes } else { &s.bad_reads };
         let failed = bad.range(range.start.0..range.end().0).next().is_some();
         let (low, high) = s.options.latency;
-        let delay = core.between(low, high);
+        let delay = core.between(low, high) + s.slow;
         s.waiting.insert(number, ticket);
         if failed {
             return self.later(delay, Box::new(move |disk| disk.finish(number, Err(Fault::Medium))));
@@ -366,6 +384,15 @@ impl SimDisk {
             let mut s = self.state.borrow_mut();
             if s.gone || !s.waiting.contains_key(&number) {
                 return;
+            }
+            if s.bad_flushes > 0 {
+                s.bad_flushes -= 1;
+                let core = self.core.upgrade().expect("the world is there");
+                for write in &mut s.cached {
+                    write.units.retain(|_| core.entropy.borrow_mut().chance(50));
+                }
+                drop(s);
+                return self.finish(number, Err(Fault::Medium));
             }
             s.harden(answered);
             s.flushes += 1;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 pub mod crash;
+
 mod disk;
 mod entropy;
 mod net;

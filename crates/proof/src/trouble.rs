@@ -1,0 +1,304 @@
+//! How each fault is done to a cluster, and how it ends.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use block::{BlockRange, Instant};
+use engine::model::Health;
+use plan::{Publish, Volume};
+use sim::{DiskImage, DiskOptions};
+use uuid::Uuid;
+
+use crate::cluster::{Cluster, disk_path, volume_id};
+use crate::operator;
+use crate::payload;
+use crate::scenario::Fault;
+
+/// The names of the operators' machines.
+pub const OPERATORS: [&str; 2] = ["operator", "operator-2"];
+
+/// What ends by itself.
+enum Undo {
+    Start(String),
+    Resume(String),
+    Join(String),
+    Mend(String, String),
+    Hurry(String, String),
+    Accept(String),
+    Release(String),
+    Quicken(String),
+    PutBack(String),
+    StoreHeals,
+    StartOperator,
+    StopSecond,
+}
+
+/// What is wrong with a cluster now.
+#[derive(Default)]
+pub struct Trouble {
+    /// What ends by itself, by time.
+    undo: BTreeMap<(Instant, u64), Undo>,
+    sequence: u64,
+    /// Disks that were pulled.
+    pulled: BTreeMap<String, (DiskOptions, DiskImage)>,
+    /// Nodes that may hold no good copy, or can not be reached: what is elsewhere must not be taken away.
+    weak: BTreeSet<String>,
+    /// Faults that were done.
+    pub faults: u64,
+}
+
+impl Trouble {
+    /// When the next thing ends.
+    pub fn next(&self) -> Option<Instant> {
+        self.undo.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Ends what is due; everything when `all`.
+    pub fn end_due(&mut self, cluster: &Cluster, all: bool) {
+        while let Some(entry) = self.undo.first_entry().filter(|e| all || e.key().0 <= cluster.world.now()) {
+            let undo = entry.remove();
+            self.end(cluster, undo);
+        }
+    }
+
+    fn later(&mut self, cluster: &Cluster, ms: u64, undo: Undo) {
+        self.sequence += 1;
+        self.undo.insert((cluster.world.now() + Duration::from_millis(ms), self.sequence), undo);
+    }
+
+    /// Whether every volume that has a good copy on this node has another good one on a node that is well.
+    fn may_be_harmed(&self, cluster: &Cluster, node: &str) -> bool {
+        let shared = &cluster.shared;
+        let copies = shared.copies.borrow();
+        let node_of = |copy: &Uuid| copies.get(copy).cloned().unwrap_or_default();
+        let well = |name: &String| name != node && is_up(cluster, name) && !self.weak.contains(name);
+        (0..shared.scenario.volumes.len()).all(|k| {
+            let record = shared.store.volume(volume_id(k));
+            let good: Vec<String> =
+                record.and_then(|v| v.ledger).iter().flat_map(|l| l.in_sync.iter().map(node_of)).collect();
+            !good.iter().any(|n| n == node) || good.iter().any(well)
+        })
+    }
+
+    /// Does a fault, unless what it needs is not there, or it would take the last good copy of something.
+    pub fn inject(&mut self, cluster: &Cluster, fault: &Fault) {
+        let done = self.process(cluster, fault)
+            || self.network(cluster, fault)
+            || self.disk(cluster, fault)
+            || self.control(cluster, fault);
+        cluster.note("world", if done { "fault" } else { "no fault" }, || format!("{fault:?}"));
+        self.faults += u64::from(done);
+    }
+
+    fn process(&mut self, cluster: &Cluster, fault: &Fault) -> bool {
+        match fault {
+            Fault::KillProcess { node, down_ms } if is_up(cluster, node) => {
+                cluster.observe_ledgers();
+                cluster.kill_process(node);
+                self.later(cluster, *down_ms, Undo::Start(node.clone()));
+            }
+            Fault::PowerCut { node, down_ms } if is_up(cluster, node) => {
+                cluster.cut_power(std::slice::from_ref(node));
+                self.later(cluster, *down_ms, Undo::Start(node.clone()));
+            }
+            Fault::PowerCutAll { down_ms } => {
+                let up: Vec<String> = cluster.shared.machines.borrow().keys().cloned().collect();
+                cluster.cut_power(&up);
+                for (k, node) in up.into_iter().enumerate() {
+                    self.later(cluster, down_ms + 37 * k as u64, Undo::Start(node));
+                }
+            }
+            Fault::Pause { node, ms } if is_up(cluster, node) => {
+                cluster.world.pause(node, true);
+                self.weak.insert(node.clone());
+                self.later(cluster, *ms, Undo::Resume(node.clone()));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn network(&mut self, cluster: &Cluster, fault: &Fault) -> bool {
+        let net = cluster.world.net();
+        match fault {
+            Fault::Isolate { place, ms } => {
+                net.isolate(place, true);
+                self.weak.insert(place.clone());
+                self.later(cluster, *ms, Undo::Join(place.clone()));
+            }
+            Fault::Cut { from, to, both, ms } if from != to => {
+                for (from, to) in [(from, to), (to, from)].into_iter().take(1 + usize::from(*both)) {
+                    net.cut(from, to, true);
+                    self.later(cluster, *ms, Undo::Mend(from.clone(), to.clone()));
+                }
+                self.weak.extend([from.clone(), to.clone()]);
+            }
+            Fault::Slow { from, to, by_ms, ms } if from != to => {
+                net.slow(from, to, Duration::from_millis(*by_ms));
+                self.later(cluster, *ms, Undo::Hurry(from.clone(), to.clone()));
+            }
+            Fault::Reset { node } => net.reset(node),
+            Fault::Silence { a, b } if a != b => net.silence(a, b),
+            Fault::Refuse { node, ms } => {
+                net.refuse(node, true);
+                self.later(cluster, *ms, Undo::Accept(node.clone()));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn disk(&mut self, cluster: &Cluster, fault: &Fault) -> bool {
+        let (Fault::DiskStall { node, .. }
+        | Fault::DiskSlow { node, .. }
+        | Fault::FlushFails { node }
+        | Fault::DiskGone { node, .. }
+        | Fault::BadBlocks { node, .. }) = fault
+        else {
+            return false;
+        };
+        if self.pulled.contains_key(node) || !is_up(cluster, node) {
+            return false;
+        }
+        let disk = cluster.world.disk(disk_path(node));
+        match fault {
+            Fault::DiskStall { ms, .. } => {
+                disk.stall(true);
+                self.weak.insert(node.clone());
+                self.later(cluster, *ms, Undo::Release(node.clone()));
+            }
+            Fault::DiskSlow { by_ms, ms, .. } => {
+                disk.slow(Duration::from_millis(*by_ms));
+                self.later(cluster, *ms, Undo::Quicken(node.clone()));
+            }
+            _ if !self.may_be_harmed(cluster, node) => return false,
+            Fault::FlushFails { .. } => {
+                cluster.lose_caches(std::slice::from_ref(node));
+                disk.fail_flushes(1);
+                self.weak.insert(node.clone());
+            }
+            Fault::DiskGone { ms, .. } => {
+                cluster.lose_caches(std::slice::from_ref(node));
+                disk.power_cut();
+                self.pulled.insert(node.clone(), (disk.options(), disk.image()));
+                self.weak.insert(node.clone());
+                cluster.world.remove_disk(disk_path(node));
+                self.later(cluster, *ms, Undo::PutBack(node.clone()));
+            }
+            Fault::BadBlocks { salt, .. } => {
+                let ours = |unit: &[u8]| payload::is_ours(unit);
+                let image = disk.image();
+                let found: Vec<u64> = image.0.iter().filter(|(_, u)| ours(u)).map(|(at, _)| *at).collect();
+                if found.is_empty() {
+                    return false;
+                }
+                for k in 0..3 {
+                    let at = found[(*salt as usize * 31 + k * 7) % found.len()];
+                    disk.fail_reads(BlockRange::new(at, 1));
+                }
+                self.weak.insert(node.clone());
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn control(&mut self, cluster: &Cluster, fault: &Fault) -> bool {
+        let shared = &cluster.shared;
+        match fault {
+            Fault::LostReplies { percent, ms } => {
+                shared.store.lost_replies.set(*percent);
+                self.later(cluster, *ms, Undo::StoreHeals);
+            }
+            Fault::OperatorDies { down_ms } => {
+                cluster.world.kill_process(OPERATORS[0]);
+                self.later(cluster, *down_ms, Undo::StartOperator);
+            }
+            Fault::SecondOperator { ms } => {
+                cluster.world.kill_process(OPERATORS[1]);
+                operator::start(shared, cluster.world.node(OPERATORS[1]), OPERATORS[1]);
+                self.later(cluster, *ms, Undo::StopSecond);
+            }
+            Fault::Move { volume, node } => {
+                let publish = Publish::On(node.clone());
+                shared.store.edit(volume_id(*volume), |v| v.map(|v| Volume { publish, ..v }));
+            }
+            Fault::Replicas { volume, count } => {
+                shared.store.edit(volume_id(*volume), |v| v.map(|v| Volume { replicas: *count, ..v }));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn end(&mut self, cluster: &Cluster, undo: Undo) {
+        let net = cluster.world.net();
+        match undo {
+            Undo::Start(node) => {
+                self.weak.insert(node.clone());
+                if !self.pulled.contains_key(&node) {
+                    crate::audit::pool(cluster, &node);
+                }
+                cluster.start(&node);
+            }
+            Undo::Resume(node) => {
+                cluster.note(&node, "resumed", String::new);
+                cluster.world.pause(&node, false);
+            }
+            Undo::Join(place) => net.isolate(&place, false),
+            Undo::Mend(from, to) => net.cut(&from, &to, false),
+            Undo::Hurry(from, to) => net.slow(&from, &to, Duration::ZERO),
+            Undo::Accept(node) => net.refuse(&node, false),
+            Undo::Release(node) => self.with_disk(cluster, &node, |disk| disk.stall(false)),
+            Undo::Quicken(node) => self.with_disk(cluster, &node, |disk| disk.slow(Duration::ZERO)),
+            Undo::PutBack(node) => {
+                if let Some((options, image)) = self.pulled.remove(&node) {
+                    cluster.note(&node, "disk back", String::new);
+                    cluster.world.add_disk(disk_path(&node), options).set_image(image);
+                }
+            }
+            Undo::StoreHeals => cluster.shared.store.lost_replies.set(0),
+            Undo::StartOperator => {
+                cluster.world.kill_process(OPERATORS[0]);
+                operator::start(&cluster.shared, cluster.world.node(OPERATORS[0]), OPERATORS[0]);
+            }
+            Undo::StopSecond => cluster.world.kill_process(OPERATORS[1]),
+        }
+    }
+
+    fn with_disk(&self, cluster: &Cluster, node: &str, act: impl FnOnce(&sim::SimDisk)) {
+        if !self.pulled.contains_key(node) {
+            act(&cluster.world.disk(disk_path(node)));
+        }
+    }
+
+    /// Ends everything, and lets an administrator restart what has given up.
+    pub fn end_all(&mut self, cluster: &Cluster) {
+        self.end_due(cluster, true);
+        cluster.world.net().heal();
+        for name in cluster.node_names() {
+            let disk = cluster.world.disk(disk_path(&name));
+            disk.heal();
+            disk.stall(false);
+        }
+        self.restart_broken(cluster);
+    }
+
+    /// A pool that has stopped for good is imported anew by a restart of its engine.
+    pub fn restart_broken(&mut self, cluster: &Cluster) {
+        for name in cluster.node_names() {
+            let machine = cluster.shared.machines.borrow().get(&name).cloned();
+            let Some(machine) = machine else { continue };
+            let broken = machine.node.pools().iter().any(|p| p.state == Health::Faulted);
+            drop(machine);
+            if broken {
+                cluster.kill_process(&name);
+                self.later(cluster, 200, Undo::Start(name));
+            }
+        }
+    }
+}
+
+fn is_up(cluster: &Cluster, node: &str) -> bool {
+    cluster.shared.machines.borrow().contains_key(node)
+}
