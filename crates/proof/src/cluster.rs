@@ -172,6 +172,7 @@ impl Cluster {
             nvmf_advertised: None,
             config_path: Some(format!("/etc/{name}.yaml").into()),
             managed_ledgers: Some(Rc::new(link)),
+            iscsi: engine::node::IscsiNodeOptions::default(),
         };
         let (shared, id) = (Rc::downgrade(&self.shared), name.to_owned());
         self.note(name, "start", String::new);
