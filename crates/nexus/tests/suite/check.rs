@@ -7,22 +7,23 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use block::Fault;
+use nexus::ledger::Version;
 use nexus::machine::Phase;
-use nexus::map::Maps;
+use nexus::map::{Maps, Shape};
 use nexus::open::{Decision, decide, known_behind};
 use nexus::{MemberId, MemberState, Reason};
 
 use crate::device::{Device, VOLUME};
 use crate::opening;
-use crate::small::{StoreAnswer, World};
+use crate::oracle::Oracle;
+use crate::scope::StoreAnswer;
+use crate::small::World;
 
 impl World {
     /// Panics when the contract is broken, or would be by a crash now.
     pub fn check(&self) {
         self.check_members();
-        for set in 1..1u8 << self.devices.len() {
-            self.check_recovery(set);
-        }
+        recovery(&self.devices, &self.oracle, self.stored, &self.shape(), self.lossy.contains(&true));
     }
 
     /// Every member that counts has every acknowledged write, and there is one that may be read.
@@ -54,63 +55,63 @@ impl World {
             }
         }
     }
+}
 
-    /// A crash now, after which these devices are found.
-    fn check_recovery(&self, set: u8) {
-        let reachable: Vec<usize> = (0..self.devices.len()).filter(|d| set >> d & 1 == 1).collect();
-        let found = opening::found(&self.devices, &reachable);
-        let all = reachable.len() == self.devices.len();
-        let (ledger, in_sync) = match decide(&found, self.stored) {
-            Ok(Decision::Serve { ledger, in_sync, .. }) => (ledger, in_sync),
-            Ok(Decision::Fresh) => {
-                return assert!(!self.oracle.served || !all, "a volume that served looks like a new one");
-            }
-            Err(why) => return assert!(!all || !self.oracle.served, "with every device there, it is refused: {why}"),
-        };
-        let behind = known_behind(&ledger, &in_sync);
-        let device = |at: &usize| &self.devices[*at];
-        let sources: Vec<&Device> = reachable.iter().map(device).filter(|d| in_sync.contains(&d.uuid)).collect();
-        let mut maps = Maps::clean(&self.shape());
-        for source in &sources {
-            let own = Maps::decode(&source.map, VOLUME, &self.shape());
-            maps.dirty.add(&own.dirty);
-            maps.behind.add(&own.behind);
+/// A crash now, after which any of the devices are found: whatever would be served is right. With `lossy`, some devices
+/// have lost what was not flushed.
+pub fn recovery(devices: &[Device], oracle: &Oracle, stored: Option<Version>, shape: &Shape, lossy: bool) {
+    for set in 1..1u8 << devices.len() {
+        recovery_from(set, devices, oracle, stored, shape, lossy);
+    }
+}
+
+fn recovery_from(set: u8, devices: &[Device], oracle: &Oracle, stored: Option<Version>, shape: &Shape, lossy: bool) {
+    let reachable: Vec<usize> = (0..devices.len()).filter(|d| set >> d & 1 == 1).collect();
+    let found = opening::found(devices, &reachable);
+    let all = reachable.len() == devices.len();
+    let (ledger, in_sync) = match decide(&found, stored) {
+        Ok(Decision::Serve { ledger, in_sync, .. }) => (ledger, in_sync),
+        Ok(Decision::Fresh) => {
+            return assert!(!oracle.served || !all, "a volume that served looks like a new one");
         }
-        let lossy = self.lossy.contains(&true);
-        for (block, register) in self.oracle.registers.iter().enumerate() {
-            let region = block / self.scope.region as usize;
-            // By the crash of the nexus alone.
-            let now: BTreeSet<u64> = sources.iter().map(|d| d.data[block]).collect();
-            let may = if lossy { &register.rollback } else { &register.allowed };
-            let good = |v: &u64| may.contains(v) || register.allowed.contains(v);
+        Err(why) => return assert!(!all || !oracle.served, "with every device there, it is refused: {why}"),
+    };
+    let behind = known_behind(&ledger, &in_sync);
+    let device = |at: &usize| &devices[*at];
+    let sources: Vec<&Device> = reachable.iter().map(device).filter(|d| in_sync.contains(&d.uuid)).collect();
+    let mut maps = Maps::clean(shape);
+    for source in &sources {
+        let own = Maps::decode(&source.map, VOLUME, shape);
+        maps.dirty.add(&own.dirty);
+        maps.behind.add(&own.behind);
+    }
+    for (block, register) in oracle.registers.iter().enumerate() {
+        let region = block / shape.region.0 as usize;
+        // By the crash of the nexus alone.
+        let now: BTreeSet<u64> = sources.iter().map(|d| d.data[block]).collect();
+        let may = if lossy { &register.rollback } else { &register.allowed };
+        let good = |v: &u64| may.contains(v) || register.allowed.contains(v);
+        assert!(now.iter().all(good), "a crash now: block {block} may read as {now:?}, allowed {may:?}; found {set:b}");
+        // By a power loss of all or of some.
+        let later: BTreeSet<u64> = sources.iter().flat_map(|d| values(d, block)).collect();
+        let good = |v: &u64| register.rollback.contains(v) || register.allowed.contains(v);
+        let (rollback, text) = (&register.rollback, "a power loss now");
+        assert!(later.iter().all(good), "{text}: block {block} may read as {later:?}, allowed {rollback:?}; {set:b}");
+        let differ = later.len() > 1;
+        assert!(
+            !differ || sources.len() < 2 || maps.dirty.get(region),
+            "members in sync may differ at block {block} ({later:?}), and it is not marked; found {set:b}"
+        );
+        // Those that come back get what they lack.
+        let covered = maps.dirty.get(region) || maps.behind.get(region);
+        for back in reachable.iter().map(device).filter(|d| behind.contains(&d.uuid)) {
+            let same = values(back, block).is_subset(&later);
             assert!(
-                now.iter().all(good),
-                "a crash now: block {block} may read as {now:?}, allowed {may:?}; found {set:b}"
+                (same && !differ) || covered,
+                "{} lacks block {block} ({:?} for {later:?}), and it is not marked; found {set:b}",
+                back.uuid,
+                values(back, block)
             );
-            // By a power loss of all or of some.
-            let later: BTreeSet<u64> = sources.iter().flat_map(|d| values(d, block)).collect();
-            let good = |v: &u64| register.rollback.contains(v) || register.allowed.contains(v);
-            let (rollback, text) = (&register.rollback, "a power loss now");
-            assert!(
-                later.iter().all(good),
-                "{text}: block {block} may read as {later:?}, allowed {rollback:?}; {set:b}"
-            );
-            let differ = later.len() > 1;
-            assert!(
-                !differ || sources.len() < 2 || maps.dirty.get(region),
-                "members in sync may differ at block {block} ({later:?}), and it is not marked; found {set:b}"
-            );
-            // Those that come back get what they lack.
-            let covered = maps.dirty.get(region) || maps.behind.get(region);
-            for back in reachable.iter().map(device).filter(|d| behind.contains(&d.uuid)) {
-                let same = values(back, block).is_subset(&later);
-                assert!(
-                    (same && !differ) || covered,
-                    "{} lacks block {block} ({:?} for {later:?}), and it is not marked; found {set:b}",
-                    back.uuid,
-                    values(back, block)
-                );
-            }
         }
     }
 }

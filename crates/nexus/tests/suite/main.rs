@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `random` | thousands of seeds: long runs with everything that may go wrong |
-//! | `model` | every order of events, in worlds that are small enough for it (`small`, `check`, `search`) |
+//! | `model` | every order of events, in worlds that are small enough for it (`scope`, `small`, `check`, `search`) |
 //! | `mutants` | deliberate defects, each of which the suites must catch (feature `mutants`) |
 //! | `device`, `oracle` | a member as a few arrays, and what clients may see; used by all |
 
@@ -15,5 +15,6 @@ mod mutants;
 mod opening;
 mod oracle;
 mod random;
+mod scope;
 mod search;
 mod small;

@@ -23,6 +23,7 @@ use nexus::map::{Maps, Shape};
 use nexus::{MemberId, MemberState, Reason, Settings};
 use uuid::Uuid;
 
+use crate::check;
 use crate::device::{Device, VOLUME, blocks, payload};
 use crate::opening;
 use crate::oracle::Oracle;
@@ -75,8 +76,10 @@ struct Run {
     places: BTreeMap<MemberId, usize>,
     flying: Vec<Flying>,
     recording: Vec<Ledger>,
-    /// Records that dead nexuses sent to the store.
-    ghosts: Vec<Version>,
+    /// Records that dead nexuses sent to the store, and what was in force for them.
+    ghosts: Vec<(Version, Version)>,
+    /// One of them got there, and was newer than what the store had.
+    haunted: bool,
     stored: Option<Version>,
     store_away: bool,
     oracle: Oracle,
@@ -101,6 +104,7 @@ impl Run {
             flying: Vec::new(),
             recording: Vec::new(),
             ghosts: Vec::new(),
+            haunted: false,
             stored: None,
             store_away: false,
             oracle: Oracle::new(BLOCKS),
@@ -302,8 +306,12 @@ impl Run {
 
     fn store(&mut self) {
         if !self.ghosts.is_empty() && !self.store_away && self.dice.chance(10) {
-            let version = self.ghosts.remove(0);
-            self.stored = self.stored.max(Some(version));
+            let (version, parent) = self.ghosts.remove(0);
+            // The store takes nothing from a nexus that did not know what the store has.
+            if self.stored.is_none_or(|s| s <= parent) {
+                self.stored = Some(version);
+                self.haunted = true;
+            }
         }
         if self.recording.is_empty() {
             return;
@@ -315,7 +323,8 @@ impl Run {
             Err(StoreFault::Fenced)
         } else {
             self.stored = Some(ledger.version);
-            Ok(())
+            // The answer may be lost.
+            if self.dice.chance(10) { Err(StoreFault::Unavailable) } else { Ok(()) }
         };
         if self.machine.is_some() {
             self.with(|m, now, out| m.on_stored(now, ledger.version, outcome, out));
@@ -405,7 +414,7 @@ impl Run {
             }
         }
         // What is on its way to the store may arrive much later.
-        self.ghosts.extend(self.recording.drain(..).map(|l| l.version));
+        self.ghosts.extend(self.recording.drain(..).map(|l| (l.version, l.parent)));
         self.answers.borrow_mut().clear();
         self.oracle.nexus_lost(power);
         if power {
@@ -432,6 +441,16 @@ impl Run {
         }
     }
 
+    /// A record of a dead nexus that reaches the store before the first one of its successor stops the successor, when it
+    /// is higher by its salt; then the volume is opened again. Nobody else does.
+    fn open_again_if_fenced(&mut self) {
+        if self.machine.as_ref().is_some_and(|m| m.phase() == Phase::Fenced) {
+            assert!(std::mem::take(&mut self.haunted), "nobody else is there");
+            self.mark("stopped by a late record");
+            self.crash(false);
+        }
+    }
+
     /// Faults stop; everything comes to rest, and the members in sync are equal.
     fn quiesce(&mut self) {
         self.say(|| "faults stop".into());
@@ -439,6 +458,10 @@ impl Run {
         for round in 0.. {
             assert!(round < 20_000, "it never comes to rest");
             self.store();
+            self.open_again_if_fenced();
+            if self.machine.is_none() {
+                return self.mark("never made");
+            }
             if self.flying.is_empty() && self.recording.is_empty() {
                 let machine = self.machine.as_ref().expect("open");
                 let (_, unequal) = machine.dirty_regions();
@@ -486,8 +509,10 @@ impl Run {
         let steps = 60 + self.dice.below(300);
         let faults = self.dice.below(8);
         for _ in 0..steps {
-            let fenced = self.machine.as_ref().is_some_and(|m| m.phase() == Phase::Fenced);
-            assert!(!fenced, "nobody else is there");
+            self.open_again_if_fenced();
+            if self.machine.is_none() {
+                return self.mark("never made");
+            }
             match self.dice.below(100) {
                 0..35 => self.client(),
                 35..40 => self.store(),
@@ -502,9 +527,12 @@ impl Run {
                 }
                 _ => self.deliver(),
             }
+            if self.dice.chance(20) {
+                check::recovery(&self.devices, &self.oracle, self.stored, &shape(), false);
+            }
         }
         self.quiesce();
-        if self.dice.chance(50) {
+        if self.machine.is_some() && self.dice.chance(50) {
             self.close_and_open();
         }
         block::at_world_end(|| drop(self.machine.take()));

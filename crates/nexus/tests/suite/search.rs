@@ -5,7 +5,8 @@ use std::any::Any;
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::small::{Action, Scope, World};
+use crate::scope::{Action, Scope};
+use crate::small::World;
 
 /// A state: how it is reached.
 struct Node {

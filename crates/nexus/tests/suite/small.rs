@@ -17,127 +17,7 @@ use uuid::Uuid;
 use crate::device::{Device, payload};
 use crate::opening;
 use crate::oracle::Oracle;
-
-/// A request of the script, by its block.
-#[derive(Clone, Copy, Debug, Hash)]
-pub enum Op {
-    Read(u64),
-    Write(u64),
-    Fua(u64),
-    Flush,
-}
-
-/// How much of each kind of trouble there may be.
-#[derive(Clone, Copy, Debug, Default, Hash)]
-pub struct Budget {
-    /// Requests of a member that fail.
-    pub errors: u8,
-    /// Devices that go away, having lost what was not flushed, or not.
-    pub deaths: u8,
-    /// Devices that come back, or are taken out by an operator.
-    pub commands: u8,
-    /// Times that time passes.
-    pub ticks: u8,
-    /// Records that the store does not get, or whose answer is lost.
-    pub store: u8,
-    /// The nexus is killed.
-    pub crashes: u8,
-    /// All lose power together.
-    pub outages: u8,
-    /// A nexus is cut off from a device.
-    pub cuts: u8,
-    /// Another nexus takes over from one that lives, and whose requests the members that it found refuse from then on.
-    pub takeovers: u8,
-}
-
-/// Where a search begins.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Begins {
-    /// The volume is new; its first record is being made.
-    Opening,
-    /// The volume serves, and nothing is on its way.
-    Serving,
-}
-
-/// What is searched.
-#[derive(Clone, Copy, Debug)]
-pub struct Scope {
-    pub name: &'static str,
-    pub members: usize,
-    pub blocks: u64,
-    pub region: u64,
-    pub begins: Begins,
-    /// Each script's requests are asked in order, at any time; scripts are independent of each other.
-    pub scripts: &'static [&'static [Op]],
-    /// A script whose requests go to the first nexus as long as it lives. (No reads: a nexus that was cut off answers them
-    /// from members that its successor cannot reach.)
-    pub to_first: &'static [Op],
-    pub budget: Budget,
-}
-
-/// What happens next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Action {
-    Ask {
-        script: u8,
-    },
-    /// A request reaches its member and is answered.
-    Deliver {
-        life: u8,
-        at: u8,
-    },
-    /// The member fails it with a medium error, having written it or not.
-    Fail {
-        life: u8,
-        at: u8,
-        written: bool,
-    },
-    Store {
-        life: u8,
-        answer: StoreAnswer,
-    },
-    /// A while passes (writes are tried again, regions cleared), or so much that a request is late.
-    Tick {
-        life: u8,
-        late: bool,
-    },
-    /// A record that a dead nexus had sent reaches the store.
-    Ghost,
-    /// From now on the nexus cannot reach the device: its requests fail, and have been carried out or not.
-    Cut {
-        life: u8,
-        device: u8,
-    },
-    /// A device goes; what was not flushed is lost or not.
-    Die {
-        device: u8,
-        loses: bool,
-    },
-    Online {
-        device: u8,
-    },
-    Offline {
-        device: u8,
-    },
-    /// The nexus dies; of what is on its way, these land. With `power`, everybody's caches are lost, in this way.
-    Crash {
-        landed: u16,
-        power: Option<u16>,
-    },
-    /// A nexus opens the volume from these devices.
-    Open {
-        devices: u8,
-    },
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreAnswer {
-    Taken,
-    /// It does not get there.
-    Lost,
-    /// It gets there, and the answer is lost.
-    AnswerLost,
-}
+use crate::scope::{Action, Before, Budget, Op, Scope, StoreAnswer};
 
 /// A request on its way to a member.
 pub struct Flying {
@@ -173,8 +53,8 @@ pub struct World {
     pub stored: Option<Version>,
     /// The nexus that the store takes records from: the control plane names a volume's owner before it opens it.
     owner: u64,
-    /// What dead nexuses have sent to the store.
-    ghosts: Vec<Version>,
+    /// What dead nexuses have sent to the store, and what was in force for them.
+    ghosts: Vec<(Version, Version)>,
     pub left: Budget,
     /// How far each script is; the last is `to_first`.
     asked: Vec<usize>,
@@ -206,14 +86,59 @@ impl World {
             opened: 0,
         };
         world.open((1 << scope.members) - 1).expect("a new volume opens");
-        while scope.begins == Begins::Serving && !world.is_at_rest() {
-            match world.lives[0].flying.is_empty() {
-                false => world.deliver(0, 0, None),
-                true => world.store(0, StoreAnswer::Taken),
+        let (last, steps) = scope.before.split_last().map_or((None, &[][..]), |(last, steps)| (Some(*last), steps));
+        for step in steps {
+            world.prepare(*step);
+            world.settle();
+        }
+        last.into_iter().for_each(|step| world.prepare(step));
+        world
+    }
+
+    fn prepare(&mut self, step: Before) {
+        let last = self.devices.len() - 1;
+        match step {
+            Before::Serving => {
+                self.settle();
+                // What was never served is one with a volume that was never made.
+                self.oracle.served = true;
+            }
+            Before::Written => {
+                let range = BlockRange::new(0, 1);
+                let data = payload(range, |_| 1000);
+                self.request(1000, Request::Write { range, data, durability: Durability::Volatile }, 0);
+            }
+            Before::Paused => self.pass(0, false),
+            Before::Out => {
+                let id = self.member_at(0, last).expect("it is a member");
+                self.with(0, |m, now, out| m.take_out(now, id, Reason::Offline, out)).expect("others are there");
+            }
+            Before::Back => self.online(last),
+            Before::Growing => {
+                self.online(last);
+                while self.state_of(last as u8) != Some(MemberState::Growing) {
+                    self.settle_one();
+                }
             }
         }
-        world.oracle.served = scope.begins == Begins::Serving;
-        world
+    }
+
+    /// What is on its way arrives, first things first.
+    fn settle(&mut self) {
+        while self.lives.iter().any(|l| !l.flying.is_empty() || !l.recording.is_empty()) {
+            self.settle_one();
+        }
+    }
+    fn settle_one(&mut self) {
+        match self.lives[0].flying.is_empty() {
+            false => self.deliver(0, 0, None),
+            true => self.store(0, StoreAnswer::Taken),
+        }
+    }
+
+    fn pass(&mut self, life: usize, late: bool) {
+        self.now = self.now + if late { Duration::from_millis(2100) } else { Duration::from_millis(1000) };
+        self.with(life, |m, now, out| m.expire(now, out));
     }
 
     /// Everything that may happen now.
@@ -325,13 +250,15 @@ impl World {
             Action::Store { life, answer } => self.store(usize::from(life), answer),
             Action::Tick { life, late } => {
                 self.left.ticks -= 1;
-                self.now = self.now + if late { Duration::from_millis(2100) } else { Duration::from_millis(1000) };
-                self.with(usize::from(life), |m, now, out| m.expire(now, out));
+                self.pass(usize::from(life), late);
             }
             Action::Ghost => {
                 self.left.store -= 1;
-                let version = self.ghosts.remove(0);
-                self.stored = self.stored.max(Some(version));
+                let (version, parent) = self.ghosts.remove(0);
+                // The store takes nothing from a nexus that did not know what the store has.
+                if self.stored.is_none_or(|s| s <= parent) {
+                    self.stored = Some(version);
+                }
             }
             Action::Cut { life, device } => {
                 self.left.cuts -= 1;
@@ -373,11 +300,14 @@ impl World {
             Op::Fua(b) => write(b, Durability::Durable),
             Op::Flush => Request::Flush,
         };
-        let id = value;
+        let life = if script == self.scope.scripts.len() { 0 } else { self.lives.len() - 1 };
+        self.request(value, request, life);
+    }
+
+    fn request(&mut self, id: u64, request: Request, life: usize) {
         self.oracle.ask(id, &request);
         let answers = self.answers.clone();
         let ticket = Ticket::new(move |outcome| answers.borrow_mut().push((id, outcome)));
-        let life = if script == self.scope.scripts.len() { 0 } else { self.lives.len() - 1 };
         self.with(life, |m, now, out| m.on_request(now, request, ticket, out));
     }
 
@@ -445,11 +375,15 @@ impl World {
                 Ok(Default::default())
             }
         };
+        let is_refused = matches!(outcome, Err(Fault::Fenced))
+            && self.lives[usize::from(life)].machine.flight_digest_of(flight) != 0;
         let failed_flush = fails.is_some() && matches!(request, Request::Flush);
         if failed_flush {
             self.devices[device].flush_failed();
         }
         self.with(usize::from(life), |m, now, out| m.on_member_done(now, member, flight, outcome, out));
+        let phase = self.lives[usize::from(life)].machine.phase();
+        assert!(!is_refused || phase == Phase::Fenced, "a nexus that a member refused goes on");
     }
 
     pub fn store(&mut self, life: usize, answer: StoreAnswer) {
@@ -529,7 +463,7 @@ impl World {
         }
         self.devices = devices;
         let lossy = std::mem::replace(&mut self.lossy, vec![false; self.devices.len()]).contains(&true);
-        self.ghosts.extend(self.lives.iter().flat_map(|l| &l.recording).map(|l| l.version));
+        self.ghosts.extend(self.lives.iter().flat_map(|l| &l.recording).map(|l| (l.version, l.parent)));
         block::at_world_end(|| self.lives.clear());
         self.oracle.nexus_lost(power.is_some() || lossy);
     }
