@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("chaos", &["block", "engine", "host", "pool", "ring"]),
     ("csitest", &["api"]),
     ("guest", &[]),
+    ("page", &[]),
     ("xtask", &[]),
 ];
 

@@ -28,6 +28,13 @@ pub fn for_chaos() -> Result<()> {
     if missing.is_empty() { Ok(()) } else { install(&missing) }
 }
 
+const PAGE: &[(&str, &str)] = &[("/usr/bin/chromium", "chromium"), ("/usr/bin/chromedriver", "chromium-driver")];
+
+/// Installs what the browser test lacks.
+pub fn for_page() -> Result<()> {
+    install(PAGE)
+}
+
 /// Installs what the guest suite lacks.
 pub fn for_guest() -> Result<()> {
     install(GUEST)

@@ -21,6 +21,9 @@ pub struct Args {
     /// `mayastor up --demo` as a new user would run it
     #[arg(long)]
     demo: bool,
+    /// The page in a headless Chromium: a volume is made, a node killed, the repair watched
+    #[arg(long)]
+    page: bool,
     /// Real processes under random faults, for 75 seconds
     #[arg(long)]
     chaos: bool,
@@ -39,7 +42,7 @@ pub struct Chaos {
 
 /// Runs the suites.
 pub fn run(args: &Args) -> Result<()> {
-    let all = !(args.lint || args.unit || args.guest || args.csi || args.demo || args.chaos);
+    let all = !(args.lint || args.unit || args.guest || args.csi || args.demo || args.chaos || args.page);
     if all || args.guest {
         packages::for_guest()?;
     }
@@ -49,18 +52,24 @@ pub fn run(args: &Args) -> Result<()> {
     if all || args.chaos {
         packages::for_chaos()?;
     }
+    if all || args.page {
+        packages::for_page()?;
+    }
     if all || args.lint {
         lint()?;
     }
     if all || args.unit {
         cargo(&["test", "--workspace", "--locked"])?;
     }
-    if all || args.demo || args.guest || args.csi {
+    if all || args.demo || args.guest || args.csi || args.page {
         cargo(&["build", "--release", "--locked", "-p", "mayastor"])?;
     }
     if all || args.demo {
         // The README's words.
         cargo(&["run", "--release", "--locked", "--", "up", "--demo"])?;
+    }
+    if all || args.page {
+        cargo(&["run", "--release", "--locked", "-p", "page"])?;
     }
     if all || args.guest {
         cargo(&["run", "--release", "--locked", "-p", "guest", "--", "--mayastor", "target/release/mayastor"])?;

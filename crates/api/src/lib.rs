@@ -44,5 +44,7 @@ pub mod csi {
 pub const ENGINE_PORT: u16 = 10124;
 /// The port of the control plane's gRPC services.
 pub const CONTROL_PORT: u16 = 10125;
+/// The port of the control plane's page, REST API and metrics.
+pub const HTTP_PORT: u16 = 10123;
 /// The port of the NVMe/TCP target, for replicas and nexuses alike.
 pub const NVME_PORT: u16 = 8420;

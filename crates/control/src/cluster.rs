@@ -317,16 +317,29 @@ async fn listen(inner: Weak<Inner>, id: String, channel: Channel) {
     }
 }
 
+/// What the system said where the transport failed, else what the engine said.
+fn cause(status: &tonic::Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        text = error.to_string();
+        source = error.source();
+    }
+    text
+}
+
 /// Follows one stream of reports to its end.
 async fn stream(inner: &Weak<Inner>, id: &str, channel: &Channel, limit: Duration) -> Result<bool, String> {
     let mut client = EngineClient::new(channel.clone()).max_decoding_message_size(64 << 20);
     let silent = |_| format!("nothing was heard from it for {} s", limit.as_secs_f32());
     let opened = tokio::time::timeout(limit, client.watch_node(v1::Empty {})).await.map_err(silent)?;
-    let mut reports = opened.map_err(|e| e.message().to_owned())?.into_inner();
+    let mut reports = opened.map_err(|e| format!("it does not answer: {}", cause(&e)))?.into_inner();
     let mut heard = false;
     loop {
         let next = tokio::time::timeout(limit, reports.message()).await.map_err(silent)?;
-        let Some(report) = next.map_err(|e| e.message().to_owned())? else { return Ok(heard) };
+        let Some(report) = next.map_err(|e| format!("the connection broke: {}", cause(&e)))? else {
+            return Ok(heard);
+        };
         if report.id != id {
             return Err(format!("the engine at its address calls itself {}", report.id));
         }

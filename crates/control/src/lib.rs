@@ -4,6 +4,8 @@
 //! * `state`: the same in memory; every change goes to the store first.
 //! * `cluster`: what the nodes report, and since when.
 //! * `reconcile`, `execute`: ask the planner, carry out its actions, one set a volume at a time.
+//! * `statistics`: what is read and written, lately and in all.
+//! * `rest`: the same verbs as `service` over HTTP, the page, metrics.
 //! * `registry`, `service`: the gRPC services for engines and for clients; `words`: what people read.
 //!
 //! A crash at any point is harmless: records are written before the node is told, actions are idempotent, and the planner
@@ -18,8 +20,10 @@ mod hosts;
 mod reconcile;
 mod record;
 mod registry;
+mod rest;
 mod service;
 mod state;
+mod statistics;
 pub mod store;
 mod words;
 
@@ -85,6 +89,7 @@ pub(crate) struct Inner {
     /// Counts changes, for everyone who waits for one.
     pub version: watch::Sender<u64>,
     pub work: reconcile::Work,
+    pub statistics: statistics::Statistics,
     clock: Clock,
 }
 
@@ -117,6 +122,7 @@ impl Control {
             wake: Notify::new(),
             version: watch::Sender::new(0),
             work: reconcile::Work::default(),
+            statistics: statistics::Statistics::default(),
             clock: Clock(tokio::time::Instant::now()),
             options,
         });
@@ -124,6 +130,7 @@ impl Control {
             cluster::watch(&inner, &id, &endpoint);
         }
         tokio::spawn(reconcile::run(Arc::downgrade(&inner)));
+        tokio::spawn(statistics::run(Arc::downgrade(&inner)));
         Ok(Control(inner))
     }
 
@@ -147,6 +154,11 @@ impl Control {
                 drop(stop);
             })
             .await
+    }
+
+    /// Serves people and programs over HTTP on the socket until `shutdown` ends: the page, the REST API, metrics.
+    pub async fn serve_http(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> std::io::Result<()> {
+        rest::serve(self.0.clone(), listener, shutdown).await
     }
 
     /// The status of everything, as clients get it.

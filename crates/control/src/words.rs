@@ -245,17 +245,18 @@ impl Scene<'_> {
         reasons.why.push(format!("unreachable for {}: {trouble}", duration(ms)));
         let here = |v: &&Volume| v.wanted_copies().any(|(_, r)| r.pool.node == id);
         let waiting = self.desired.volumes.values().filter(here).count();
-        let copies = if waiting == 1 { "1 copy".to_owned() } else { format!("{waiting} copies") };
+        let one = waiting == 1;
+        let (copies, are) = if one { ("1 copy".to_owned(), "is") } else { (format!("{waiting} copies"), "are") };
         let left = self.settings.node_grace_ms.saturating_sub(ms);
         match (waiting, left) {
-            (0, _) => reasons.doing.push("no volume needs it".to_owned()),
-            (_, 0) => reasons.doing.push(format!("{copies} that it holds are being replaced on other nodes")),
+            (0, _) => reasons.doing.push("nothing: no volume depends on it".to_owned()),
+            (_, 0) => reasons.doing.push(format!("{copies} that it holds {are} being replaced on other nodes")),
             _ => reasons.doing.push(format!(
-                "{copies} that it holds are replaced on other nodes in {} unless it returns",
+                "{copies} that it holds {are} replaced on other nodes in {} unless it returns",
                 duration(left + 999)
             )),
         }
-        reasons.needed.push(format!("see whether the machine and `mayastor engine` at {} run", peer.endpoint));
+        reasons.needed.push(format!("see whether the machine runs, and the engine at {} on it", peer.endpoint));
         reasons
     }
 

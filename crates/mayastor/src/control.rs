@@ -9,6 +9,7 @@ use ::control::store::EmbeddedStore;
 use ::control::{Control, Options};
 use clap::Args;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::failure::{Done, Failure};
 use crate::output;
@@ -25,6 +26,9 @@ pub struct Arguments {
     /// Where the gRPC services listen, for engines and clients
     #[arg(short, long, value_name = "IP:PORT", default_value = "127.0.0.1:10125")]
     grpc: SocketAddr,
+    /// Where the page, the REST API and /metrics are served; "none": nowhere [default: 127.0.0.1:10123, when it is free]
+    #[arg(long, value_name = "IP:PORT|none", value_parser = http)]
+    http: Option<Http>,
     /// Where it keeps what it must not forget
     #[arg(long, value_name = "DIR", default_value = "mayastor-control")]
     data_dir: PathBuf,
@@ -37,6 +41,40 @@ pub struct Arguments {
     /// What is logged: error, warn, info, debug, trace, or a filter such as info,control=debug
     #[arg(short = 'L', long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", hide_env_values = true)]
     pub log: String,
+}
+
+/// Where HTTP is served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Http {
+    /// Nowhere.
+    None,
+    /// At this address.
+    At(SocketAddr),
+}
+
+fn http(text: &str) -> Result<Http, String> {
+    if text == "none" {
+        return Ok(Http::None);
+    }
+    text.parse().map(Http::At).map_err(|_| "an address with a port, or none".to_owned())
+}
+
+/// Listens for HTTP. An address that nobody asked for is taken only when it is free: volumes need no page.
+pub async fn listen_http(wanted: Option<Http>) -> Result<Option<TcpListener>, Failure> {
+    let default = SocketAddr::from(([127, 0, 0, 1], api::HTTP_PORT));
+    let at = match wanted {
+        Some(Http::None) => return Ok(None),
+        Some(Http::At(at)) => at,
+        None => default,
+    };
+    match TcpListener::bind(at).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if wanted.is_none() => {
+            tracing::warn!("there is no page: {at} cannot be used: {error}");
+            Ok(None)
+        }
+        Err(error) => Err(Failure::failed(format!("cannot listen on {at} for HTTP: {error}; choose another"))),
+    }
 }
 
 /// A number of seconds, a tenth to a day.
@@ -66,13 +104,35 @@ pub async fn run(arguments: Arguments) -> Done {
     let cannot = |e| Failure::failed(format!("cannot listen on {} for gRPC: {e}", arguments.grpc));
     let listener = TcpListener::bind(arguments.grpc).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
+    let http = listen_http(arguments.http).await?;
     let mut signals = Signals::new()?;
     let control = open(&arguments.data_dir, options(arguments.node_grace, arguments.heartbeat)).await?;
-    output::print(&format!("control plane ready: gRPC {address}, data in {}\n", arguments.data_dir.display()))?;
-    let stop = async move {
+    let page = http.as_ref().map(TcpListener::local_addr).transpose().map_err(cannot)?;
+    let page = page.map(|at| format!(", page http://{at}")).unwrap_or_default();
+    output::print(&format!("control plane ready: gRPC {address}{page}, data in {}\n", arguments.data_dir.display()))?;
+    let (stop, stopped) = watch::channel(());
+    let web = http.map(|http| tokio::spawn(serve_http(control.clone(), http, stopped)));
+    let signalled = async move {
         let signal = signals.next().await;
         tracing::info!("{signal}: stopping");
+        // Dropped, it stops the other server too.
+        drop(stop);
     };
-    let served = control.serve(listener, stop).await;
+    let served = control.serve(listener, signalled).await;
+    if let Some(web) = web {
+        // A browser that does not let go is not waited for.
+        let _ = tokio::time::timeout(Duration::from_secs(2), web).await;
+    }
     served.map_err(|e| Failure::failed(format!("the gRPC server failed: {e}")))
+}
+
+/// Serves the page and the REST API until the sender is dropped.
+pub async fn serve_http(control: Control, listener: TcpListener, mut stopped: watch::Receiver<()>) {
+    let stop = async move {
+        // That the sender is gone is the sign.
+        let _ = stopped.changed().await;
+    };
+    if let Err(error) = control.serve_http(listener, stop).await {
+        tracing::error!("the HTTP server failed: {error}");
+    }
 }

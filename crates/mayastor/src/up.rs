@@ -40,6 +40,9 @@ pub struct Arguments {
     /// The first NVMe/TCP port: one for each node
     #[arg(long, value_name = "PORT", default_value_t = api::NVME_PORT, value_parser = clap::value_parser!(u16).range(1..=65_500))]
     nvme_port: u16,
+    /// The port of the page, the REST API and /metrics; 0: none [default: 10123, when it is free]
+    #[arg(long, value_name = "PORT")]
+    http_port: Option<u16>,
     /// After how many seconds copies on a node that is away are replaced [default: 10; with --demo 3]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     node_grace: Option<f64>,
@@ -74,6 +77,7 @@ pub async fn run(arguments: Arguments) -> Done {
         dir: dir.clone(),
         base_port: arguments.base_port,
         nvme_port: arguments.nvme_port,
+        http_port: if demo { Some(0) } else { arguments.http_port },
         node_grace: arguments.node_grace.unwrap_or(if demo { 3.0 } else { 10.0 }),
         heartbeat: if demo { 1.0 } else { 2.0 },
         restart: if arguments.no_restart || demo { Restart::Never } else { Restart::After(RESTART) },

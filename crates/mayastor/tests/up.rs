@@ -26,7 +26,7 @@ fn directory(name: &str) -> PathBuf {
 fn up(dir: &std::path::Path, grpc: u16, nvme: u16) -> Command {
     let mut command = mayastor();
     command.args(["up", "--pool-size", "512MiB", "--base-port", &grpc.to_string(), "--nvme-port", &nvme.to_string()]);
-    command.arg("--data-dir").arg(dir).env_remove("RUST_LOG");
+    command.args(["--http-port", "0"]).arg("--data-dir").arg(dir).env_remove("RUST_LOG");
     // Nothing of it may outlive a test that is killed.
     command.env("MAYASTOR_PARENT", std::process::id().to_string());
     command

@@ -11,11 +11,12 @@ use control::Control;
 use rustix::process::{Pid, Signal};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::POOL;
+use crate::control::{Http, listen_http};
 use crate::failure::{Done, Failure};
 
 /// Tells a process whose child it is: it ends when that process does. The tests use it too.
@@ -38,6 +39,8 @@ pub struct Setup {
     pub base_port: u16,
     /// The first NVMe/TCP port.
     pub nvme_port: u16,
+    /// The port of the page; 0: none. Absent: the usual one, when it is free.
+    pub http_port: Option<u16>,
     /// After how many seconds copies on a node that is away are replaced.
     pub node_grace: f64,
     /// How often engines report, in seconds.
@@ -80,7 +83,9 @@ pub struct Cluster {
     members: Vec<Member>,
     control: Control,
     address: SocketAddr,
+    page: Option<SocketAddr>,
     served: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
+    http: Option<(watch::Sender<()>, JoinHandle<()>)>,
     /// Held for as long as the cluster runs.
     _lock: File,
 }
@@ -152,6 +157,9 @@ impl Cluster {
         }
         let at = address(setup.base_port + 1);
         let listener = TcpListener::bind(at).await.map_err(|e| taken("the control plane", at, e))?;
+        let http = setup.http_port.map(|port| if port == 0 { Http::None } else { Http::At(address(port)) });
+        let web = listen_http(http).await?;
+        let page = web.as_ref().and_then(|listener| listener.local_addr().ok());
         let options = crate::control::options(setup.node_grace, setup.heartbeat);
         let control = crate::control::open(&setup.dir.join("control"), options).await?;
         let (stop, stopped) = oneshot::channel();
@@ -165,7 +173,12 @@ impl Cluster {
                 tracing::error!("the control plane's server failed: {error}");
             }
         });
-        let mut cluster = Cluster { setup, members, control, address: at, served: Some((stop, task)), _lock: lock };
+        let http = web.map(|listener| {
+            let (stop, stopped) = watch::channel(());
+            (stop, tokio::spawn(crate::control::serve_http(control.clone(), listener, stopped)))
+        });
+        let served = Some((stop, task));
+        let mut cluster = Cluster { setup, members, control, address: at, page, served, http, _lock: lock };
         for n in 0..cluster.members.len() {
             if let Err(failure) = cluster.spawn(n) {
                 cluster.stop().await;
@@ -220,6 +233,10 @@ impl Cluster {
     /// Where clients reach the control plane.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+    /// Where the page is.
+    pub fn page(&self) -> Option<SocketAddr> {
+        self.page
     }
     /// Where everything is kept.
     pub fn dir(&self) -> &Path {
@@ -373,6 +390,10 @@ impl Cluster {
                 tracing::warn!("{} does not stop and is killed", member.name);
                 let _ = child.kill().await;
             }
+        }
+        if let Some((stop, task)) = self.http.take() {
+            drop(stop);
+            let _ = tokio::time::timeout(Duration::from_secs(1), task).await;
         }
         if let Some((stop, task)) = self.served.take() {
             let _ = stop.send(());
