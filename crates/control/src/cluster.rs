@@ -133,6 +133,12 @@ impl View {
         node.nexuses.insert(uuid, new);
         peer.nexuses.insert(uuid, wire);
     }
+    /// A node is gone for good: nobody listens to it any more.
+    pub fn forget(&mut self, id: &str) {
+        self.observed.nodes.remove(id);
+        self.nodes.remove(id);
+    }
+
     /// A replica was destroyed.
     pub fn drop_replica(&mut self, id: &str, replica: Uuid) {
         self.observed.nodes.get_mut(id).map(|n| n.replicas.remove(&replica));

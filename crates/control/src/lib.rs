@@ -17,6 +17,7 @@ mod cluster;
 mod events;
 mod execute;
 mod hosts;
+mod nodes;
 mod reconcile;
 mod record;
 mod registry;

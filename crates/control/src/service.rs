@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::reconcile::look;
 use crate::state::Fate;
 use crate::store::StoreError;
-use crate::{Inner, hosts, words};
+use crate::{Inner, hosts, nodes, words};
 
 /// How often a watcher is told, at most.
 const WATCH_PAUSE: Duration = Duration::from_millis(200);
@@ -32,7 +32,7 @@ pub(crate) struct Service {
 }
 
 /// A refusal on the way through a change of a record.
-struct Refused(Status);
+pub(crate) struct Refused(pub Status);
 impl From<StoreError> for Refused {
     fn from(e: StoreError) -> Refused {
         Refused(Status::unavailable(e.to_string()))
@@ -284,6 +284,11 @@ impl v1::control_server::Control for Service {
         };
         self.wait(id, |v| v.is_none_or(|v| v.state != "pending" && v.state != "offline")).await;
         self.describe(id, &name)
+    }
+
+    async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Empty>, Status> {
+        nodes::remove(&self.inner, request.into_inner()).await?;
+        Ok(Response::new(v1::Empty {}))
     }
 
     async fn destroy_volume(&self, request: Request<v1::VolumeName>) -> Result<Response<v1::Empty>, Status> {

@@ -98,6 +98,14 @@ impl State {
         Ok(())
     }
 
+    /// Forgets a node.
+    pub async fn remove_node(&self, id: &str) -> Result<(), StoreError> {
+        let _one_at_a_time = self.commit.lock().await;
+        self.store.commit(Change { deletes: vec![format!("node/{id}")], ..Change::default() }).await?;
+        self.read().nodes.remove(id);
+        Ok(())
+    }
+
     /// Records a new volume. The name must be free.
     pub async fn create(&self, id: Uuid, volume: Volume) -> Result<(), StoreError> {
         let _one_at_a_time = self.commit.lock().await;

@@ -269,7 +269,8 @@ impl Scene<'_> {
             return Reasons { doing: vec!["its copies are being destroyed".to_owned()], ..Reasons::default() };
         }
         let text = format!("what it holds on {} is freed when that comes back", away.join(", "));
-        Reasons { doing: vec![text], ..Reasons::default() }
+        let never = format!("if that never happens: `mayastor node remove {}`", away[0]);
+        Reasons { doing: vec![text], needed: vec![never], ..Reasons::default() }
     }
 
     fn no_room(&self, v: &Volume, missing: usize) -> String {

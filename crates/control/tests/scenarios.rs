@@ -142,6 +142,68 @@ fn deleting_frees_what_is_there_and_the_rest_when_it_returns() {
     world.assert_no_offence();
 }
 
+/// Asks to remove a node until the answer is another one than that it was lost a moment ago.
+async fn remove_node(world: &World, id: &str, lose_data: bool) -> Result<(), tonic::Status> {
+    eventually("the node is lost for long enough", async || {
+        let request = v1::RemoveNodeRequest { id: id.to_owned(), lose_data };
+        match world.client().await.remove_node(request).await {
+            Err(status) if status.message().contains("a moment ago") || status.message().contains("online") => None,
+            answer => Some(answer.map(drop)),
+        }
+    })
+    .await
+}
+
+#[test]
+fn a_node_that_is_removed_for_good_is_waited_for_no_more() {
+    let (world, _store, runtime) = begin(4);
+    runtime.block_on(async {
+        let mut client = world.client().await;
+        let request = v1::RemoveNodeRequest { id: "node-1".into(), lose_data: true };
+        let status = client.remove_node(request.clone()).await.unwrap_err();
+        assert_eq!((status.code(), status.message().contains("online")), (Code::FailedPrecondition, true), "{status}");
+        let status = client.remove_node(v1::RemoveNodeRequest { id: "mars".into(), ..request }).await.unwrap_err();
+        assert_eq!(status.code(), Code::NotFound, "{status}");
+
+        let kept = client.create_volume(new_volume("kept", 3)).await.unwrap().into_inner();
+        let dead = kept.replicas[0].node.clone();
+        let on = |name: &str, nodes: &[&str], replicas| v1::CreateVolumeRequest {
+            required_nodes: nodes.iter().map(|n| (*n).to_owned()).collect(),
+            ..new_volume(name, replicas)
+        };
+        client.create_volume(on("only", &[&dead], 1)).await.unwrap();
+        let other = kept.replicas[1].node.clone();
+        client.create_volume(on("going", &[&dead, &other], 2)).await.unwrap();
+        kill(&world, &dead).await;
+        client.destroy_volume(named("going")).await.unwrap();
+        world.volume("kept", "repaired", |v| repaired(v, 3) && v.target_node != dead).await;
+        let waits = |v: &v1::Volume| v.needed.iter().any(|n| n.contains(&format!("mayastor node remove {dead}")));
+        world.volume("going", "waiting", |v| v.state == "deleting" && waits(v)).await;
+
+        let status = remove_node(&world, &dead, false).await.unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition, "{status}");
+        assert!(status.message().contains("volume only") && !status.message().contains("kept"), "{status}");
+        assert_eq!(client.list_nodes(v1::Empty {}).await.unwrap().into_inner().nodes.len(), 4, "nothing has changed");
+
+        remove_node(&world, &dead, true).await.unwrap();
+        let nodes = client.list_nodes(v1::Empty {}).await.unwrap().into_inner().nodes;
+        assert!(nodes.len() == 3 && nodes.iter().all(|n| n.id != dead), "{nodes:?}");
+        eventually("the volume that went is forgotten", async || {
+            (client.clone().get_volume(named("going")).await.err()?.code() == Code::NotFound).then_some(())
+        })
+        .await;
+        world.volume("kept", "whole without the node", whole).await;
+        let only = world.volume("only", "lost", |v| v.state != "online").await;
+        assert!(only.replicas.iter().all(|r| r.node != dead), "{only:?}");
+        client.destroy_volume(named("only")).await.unwrap();
+        eventually("the lost volume can be deleted", async || {
+            (client.clone().get_volume(named("only")).await.err()?.code() == Code::NotFound).then_some(())
+        })
+        .await;
+    });
+    world.assert_no_offence();
+}
+
 #[test]
 fn the_number_of_copies_follows_the_wish() {
     let (world, _store, runtime) = begin(3);

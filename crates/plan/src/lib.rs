@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod action;
+pub mod farewell;
 mod model;
 mod place;
 pub mod safety;
