@@ -27,6 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("csitest", &["api"]),
     ("guest", &[]),
     ("page", &[]),
+    ("protocols", &[]),
     ("xtask", &[]),
 ];
 

@@ -35,6 +35,18 @@ pub fn for_page() -> Result<()> {
     install(PAGE)
 }
 
+/// What speaks our protocols from outside.
+const PROTOCOLS: &[(&str, &str)] = &[
+    ("/usr/bin/iscsi-test-cu", "libiscsi-bin"),
+    ("/usr/bin/qemu-img", "qemu-utils"),
+    ("/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra"),
+];
+
+/// Installs what the protocol suite lacks.
+pub fn for_protocols() -> Result<()> {
+    install(PROTOCOLS)
+}
+
 /// Installs what the guest suite lacks.
 pub fn for_guest() -> Result<()> {
     install(GUEST)

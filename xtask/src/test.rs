@@ -18,6 +18,9 @@ pub struct Args {
     /// The CSI driver: csi-sanity, file systems, kills at every step (needs root and Go)
     #[arg(long)]
     csi: bool,
+    /// Programs of others (libiscsi, QEMU) as initiators of our targets
+    #[arg(long)]
+    protocols: bool,
     /// `mayastor up --demo` as a new user would run it
     #[arg(long)]
     demo: bool,
@@ -42,7 +45,8 @@ pub struct Chaos {
 
 /// Runs the suites.
 pub fn run(args: &Args) -> Result<()> {
-    let all = !(args.lint || args.unit || args.guest || args.csi || args.demo || args.chaos || args.page);
+    let all =
+        !(args.lint || args.unit || args.guest || args.csi || args.demo || args.chaos || args.page || args.protocols);
     if all || args.guest {
         packages::for_guest()?;
     }
@@ -55,13 +59,16 @@ pub fn run(args: &Args) -> Result<()> {
     if all || args.page {
         packages::for_page()?;
     }
+    if all || args.protocols {
+        packages::for_protocols()?;
+    }
     if all || args.lint {
         lint()?;
     }
     if all || args.unit {
         cargo(&["test", "--workspace", "--locked"])?;
     }
-    if all || args.demo || args.guest || args.csi || args.page {
+    if all || args.demo || args.guest || args.csi || args.page || args.protocols {
         cargo(&["build", "--release", "--locked", "-p", "mayastor"])?;
     }
     if all || args.demo {
@@ -73,6 +80,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if all || args.guest {
         cargo(&["run", "--release", "--locked", "-p", "guest", "--", "--mayastor", "target/release/mayastor"])?;
+    }
+    if all || args.protocols {
+        cargo(&["run", "--release", "--locked", "-p", "protocols", "--", "--mayastor", "target/release/mayastor"])?;
     }
     if all || args.csi {
         cargo(&["run", "--release", "--locked", "-p", "csitest", "--", "--mayastor", "target/release/mayastor"])?;
