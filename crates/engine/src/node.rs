@@ -43,7 +43,7 @@ use crate::settings::NodeSettings;
 use crate::uri::DeviceUri;
 use crate::volume::{LedgerStore, NexusEvent, StoredLedger};
 
-use bdevs::LostBdev;
+use bdevs::{Loss, LostBdev};
 use changes::Changes;
 use exports::Exports;
 use locks::Locks;
@@ -132,8 +132,9 @@ pub struct Node {
     replicas: RefCell<BTreeMap<String, ReplicaSlot>>,
     nexuses: RefCell<BTreeMap<Uuid, NexusSlot>>,
     nexus_events: Queue<NexusEvent>,
-    /// Remote devices that do not answer any more: the host NQN under which they were opened, and their names.
-    lost_remotes: Queue<(String, String)>,
+    /// Remote devices that do not answer any more: the host NQN under which they were opened, their names, and whether they
+    /// may come back.
+    lost_remotes: Queue<(String, String, Loss)>,
     ledgers: RefCell<BTreeMap<Uuid, StoredLedger>>,
     locks: Locks,
     changes: Changes,
@@ -236,9 +237,9 @@ impl Node {
         let (this, lost) = (self.this.clone(), self.lost_remotes.clone());
         let losses = self.host.spawn(async move {
             loop {
-                let (owner, name) = lost.next().await;
+                let (owner, name, loss) = lost.next().await;
                 let Some(node) = this.upgrade() else { return };
-                node.device_lost(&owner, &name).await;
+                node.device_lost(&owner, &name, loss).await;
             }
         });
         self.tasks.borrow_mut().extend([retry, progress, news, losses]);
@@ -375,10 +376,12 @@ impl Node {
 
     fn remote_options(&self) -> RemoteOptions {
         let options = RemoteOptions::default();
-        let deadline = self.settings.borrow().nexus().member_deadline;
+        let settings = self.settings.borrow();
         let shortest = Duration::from_millis(100);
+        let command_deadline = options.command_deadline.min(settings.nexus().member_deadline).max(shortest);
         RemoteOptions {
-            command_deadline: options.command_deadline.min(deadline).max(shortest),
+            command_deadline,
+            refused_deadline: settings.refused_deadline(),
             on_restart: OnRestart::FailAlways,
             ..options
         }

@@ -3,7 +3,7 @@
 //! ```text
 //!             connect()
 //!                 │
-//!                 ▼          connection lost          longer than the deadline
+//!                 ▼          connection lost          longer than the deadlines
 //!      ┌────────▶ Up ────────────────────▶ Reconnecting ──────────────────▶ Lost
 //!      │          │                          │     │                         │ │
 //!      └──────────┼───── associated again ───┘     │ another disk answers,   │ │
@@ -18,7 +18,8 @@
 //!
 //! **Lost connections.** Requests in flight wait, and are sent again over the next association, until they have seen no
 //! progress for `command_deadline`; then they are answered [`Fault::TimedOut`] (the target may know of them) or
-//! [`Fault::Gone`] (it can not). While `Lost`, new requests are refused at once; the search for the target goes on.
+//! [`Fault::Gone`] (it can not). While `Lost`, new requests are refused at once; the search for the target goes on. A target
+//! whose machine refuses connections is known to be dead; then the patience is `refused_deadline`, which is much shorter.
 //!
 //! **Why a write may be sent again.** The old association may have left a write behind in the target, which must not
 //! land after the retry, or after a later write to the same block (a *ghost write*). Our target ends the old association
@@ -100,6 +101,9 @@ pub struct RemoteOptions {
     pub depth: u16,
     /// How long a request may see no progress before it is answered with a fault; at least 100 ms.
     pub command_deadline: Duration,
+    /// The same while the target's machine answers that nobody listens there: its process has ended. At most
+    /// `command_deadline` counts.
+    pub refused_deadline: Duration,
     /// How long one attempt to bring up an association may take.
     pub connect_timeout: Duration,
     /// The keep-alive timeout (KATO); zero for none. Half of it passes between two keep-alives.
@@ -112,12 +116,16 @@ pub struct RemoteOptions {
     pub on_restart: OnRestart,
 }
 
+/// How long a target may be down that is known to be: long enough for an engine that is started again at once.
+pub const REFUSED_DEADLINE: Duration = Duration::from_secs(1);
+
 impl Default for RemoteOptions {
     fn default() -> RemoteOptions {
         RemoteOptions {
             queues: 1,
             depth: 127,
             command_deadline: Duration::from_secs(5),
+            refused_deadline: REFUSED_DEADLINE,
             connect_timeout: Duration::from_secs(5),
             keep_alive: Duration::from_secs(5),
             header_digest: false,

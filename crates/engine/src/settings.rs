@@ -9,11 +9,24 @@ use block::Bytes;
 use crate::model::{Error, SettingInfo};
 use crate::volume;
 
+/// All that the settings say.
+#[derive(Clone, Copy, Debug)]
+struct Effective {
+    nexus: volume::Settings,
+    refused_deadline: Duration,
+}
+
+impl Default for Effective {
+    fn default() -> Effective {
+        Effective { nexus: volume::Settings::default(), refused_deadline: crate::remote::REFUSED_DEADLINE }
+    }
+}
+
 struct Definition {
     name: &'static str,
-    default: fn(&volume::Settings) -> u64,
+    default: fn(&Effective) -> u64,
     range: RangeInclusive<u64>,
-    apply: fn(&mut volume::Settings, u64),
+    apply: fn(&mut Effective, u64),
     help: &'static str,
 }
 
@@ -24,44 +37,51 @@ fn ms(duration: Duration) -> u64 {
 const DEFINITIONS: &[Definition] = &[
     Definition {
         name: "nexus.clear_after_ms",
-        default: |s| ms(s.clear_after),
+        default: |s| ms(s.nexus.clear_after),
         range: 1..=3_600_000,
-        apply: |s, v| s.clear_after = Duration::from_millis(v),
+        apply: |s, v| s.nexus.clear_after = Duration::from_millis(v),
         help: "milliseconds that a region stays marked as dirty after its last write",
     },
     Definition {
         name: "nexus.error_threshold",
-        default: |s| s.error_threshold.into(),
+        default: |s| s.nexus.error_threshold.into(),
         range: 0..=u32::MAX as u64,
-        apply: |s, v| s.error_threshold = u32::try_from(v).expect("within the range"),
+        apply: |s, v| s.nexus.error_threshold = u32::try_from(v).expect("within the range"),
         help: "a child with more errors than this in one window is faulted",
     },
     Definition {
         name: "nexus.error_window_ms",
-        default: |s| ms(s.error_window),
+        default: |s| ms(s.nexus.error_window),
         range: 1..=86_400_000,
-        apply: |s, v| s.error_window = Duration::from_millis(v),
+        apply: |s, v| s.nexus.error_window = Duration::from_millis(v),
         help: "milliseconds for which an error of a child counts",
     },
     Definition {
         name: "nexus.member_deadline_ms",
-        default: |s| ms(s.member_deadline),
+        default: |s| ms(s.nexus.member_deadline),
         range: 10..=3_600_000,
-        apply: |s, v| s.member_deadline = Duration::from_millis(v),
+        apply: |s, v| s.nexus.member_deadline = Duration::from_millis(v),
         help: "a child that has not completed a request for so many milliseconds is faulted",
     },
     Definition {
+        name: "nexus.refused_deadline_ms",
+        default: |s| ms(s.refused_deadline),
+        range: 0..=3_600_000,
+        apply: |s, v| s.refused_deadline = Duration::from_millis(v),
+        help: "a remote child whose machine has refused connections for so many milliseconds is faulted",
+    },
+    Definition {
         name: "rebuild.segment_kib",
-        default: |s| s.rebuild_segment.0 >> 10,
+        default: |s| s.nexus.rebuild_segment.0 >> 10,
         range: 4..=(block::limits::TRANSFER_BYTES as u64 >> 10),
-        apply: |s, v| s.rebuild_segment = Bytes(v << 10),
+        apply: |s, v| s.nexus.rebuild_segment = Bytes(v << 10),
         help: "KiB that one copy task of a rebuild moves; a multiple of 4",
     },
     Definition {
         name: "rebuild.tasks",
-        default: |s| s.rebuild_tasks.into(),
+        default: |s| s.nexus.rebuild_tasks.into(),
         range: 1..=1024,
-        apply: |s, v| s.rebuild_tasks = u32::try_from(v).expect("within the range"),
+        apply: |s, v| s.nexus.rebuild_tasks = u32::try_from(v).expect("within the range"),
         help: "copy tasks that one rebuild runs at a time",
     },
 ];
@@ -91,7 +111,7 @@ impl NodeSettings {
         let mut next = self.clone();
         next.changed.insert(definition.name, number);
         next.nexus().check().map_err(|why| Error::invalid(format!("{name}: '{value}': {why}")))?;
-        if number == (definition.default)(&volume::Settings::default()) {
+        if number == (definition.default)(&Effective::default()) {
             next.changed.remove(definition.name);
         }
         *self = next;
@@ -100,7 +120,15 @@ impl NodeSettings {
 
     /// What a nexus is told.
     pub fn nexus(&self) -> volume::Settings {
-        let mut settings = volume::Settings::default();
+        self.effective().nexus
+    }
+    /// How long a remote target may be down when it is known to be; for connections made from now on.
+    pub fn refused_deadline(&self) -> Duration {
+        self.effective().refused_deadline
+    }
+
+    fn effective(&self) -> Effective {
+        let mut settings = Effective::default();
         for definition in DEFINITIONS {
             if let Some(&value) = self.changed.get(definition.name) {
                 (definition.apply)(&mut settings, value);
@@ -116,7 +144,7 @@ impl NodeSettings {
 
     /// All settings, by name.
     pub fn list(&self) -> Vec<SettingInfo> {
-        let defaults = volume::Settings::default();
+        let defaults = Effective::default();
         let info = |d: &Definition| {
             let default = (d.default)(&defaults);
             SettingInfo {
@@ -138,12 +166,12 @@ mod tests {
     #[test]
     fn each_default_is_inside_its_range_and_reaches_the_nexus() {
         for definition in DEFINITIONS {
-            let default = (definition.default)(&volume::Settings::default());
+            let default = (definition.default)(&Effective::default());
             assert!(definition.range.contains(&default), "{}", definition.name);
             let other = if definition.name == "rebuild.segment_kib" { 128 } else { default + 1 };
             let mut settings = NodeSettings::default();
             settings.set(definition.name, &other.to_string()).unwrap();
-            assert_eq!((definition.default)(&settings.nexus()), other, "{}", definition.name);
+            assert_eq!((definition.default)(&settings.effective()), other, "{}", definition.name);
             assert_eq!(settings.changed().count(), 1);
             settings.set(definition.name, &default.to_string()).unwrap();
             assert_eq!(settings, NodeSettings::default(), "the default is not stored");

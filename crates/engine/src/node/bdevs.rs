@@ -24,6 +24,17 @@ pub(crate) struct LostBdev {
     pub(crate) reason: String,
 }
 
+/// How a remote device was lost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Loss {
+    /// It is looked for, and may come back as it was.
+    Away,
+    /// This opening of it has ended: what answers now may lack what it had. It can be opened anew.
+    ForGood,
+    /// Another nexus has it.
+    Fenced,
+}
+
 impl Node {
     /// Opens the device of a URI; the reply is its name.
     pub async fn create_bdev(&self, uri: String) -> Result<String> {
@@ -219,11 +230,14 @@ impl Node {
                 let connected = remote::connect(&self.host, spec, options).await.map_err(|e| no_remote(uri, &e))?;
                 found = connected.uuid();
                 let (lost, owner, name) = (self.lost_remotes.clone(), host_nqn.to_owned(), uri.name());
-                connected.on_change(move |state| match state {
-                    RemoteState::Lost | RemoteState::Failed(_) | RemoteState::Fenced => {
-                        lost.push((owner.clone(), name.clone()));
-                    }
-                    RemoteState::Up | RemoteState::Reconnecting | RemoteState::Closed => {}
+                connected.on_change(move |state| {
+                    let loss = match state {
+                        RemoteState::Lost => Loss::Away,
+                        RemoteState::Failed(_) => Loss::ForGood,
+                        RemoteState::Fenced => Loss::Fenced,
+                        RemoteState::Up | RemoteState::Reconnecting | RemoteState::Closed => return,
+                    };
+                    lost.push((owner.clone(), name.clone(), loss));
                 });
                 connected
             }

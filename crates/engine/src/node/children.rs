@@ -5,6 +5,7 @@ use std::rc::Rc;
 use block::limits;
 use uuid::Uuid;
 
+use super::bdevs::Loss;
 use super::nexus_view::rebuild_info;
 use super::nexuses::{nexus_error, parse_uuid};
 use super::registry::Lease;
@@ -75,13 +76,16 @@ impl Node {
     }
 
     /// Takes a remote device that does not answer any more out of the nexus that has it as a child.
-    pub(super) async fn device_lost(&self, host_nqn: &str, name: &str) {
+    pub(super) async fn device_lost(&self, host_nqn: &str, name: &str, loss: Loss) {
         let uuid = host_nqn.rsplit_once("nexus-").and_then(|(_, uuid)| Uuid::parse_str(uuid).ok());
         let Some(nexus) = uuid.and_then(|uuid| self.open_nexus_of(uuid).ok()) else { return };
         for child in nexus.info().children {
             if DeviceUri::parse(&child.uri).is_ok_and(|uri| uri.name() == name) {
-                // Refused for the last good copy: there requests wait, or fail with its fault.
-                let _ = nexus.child_lost(&child.uri).await;
+                // Refused for the last good copy: there requests wait, or fail with its fault, until it is back.
+                let taken = nexus.child_lost(&child.uri).await;
+                if let (Err(NexusError::LastCopy { .. }), Loss::ForGood) = (taken, loss) {
+                    self.update(nexus.uuid(), |slot| slot.stranded = Some(child.uri.clone()));
+                }
             }
         }
         self.changes.bump();

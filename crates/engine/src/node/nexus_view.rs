@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use uuid::Uuid;
 
-use super::nexuses::{NexusSlot, NexusState, device_name, no_nexus, parse_uuid};
+use super::nexuses::{Flushes, NexusSlot, NexusState, device_name, no_nexus, parse_uuid};
 use super::{Node, Result};
 use crate::config::{NexusConfig, Share, parse_size};
 use crate::model::{
@@ -114,6 +114,8 @@ impl Node {
                 published: config.share.map(Protocol::from),
                 offline: config.offline.into_iter().collect(),
                 absent: BTreeSet::new(),
+                stranded: None,
+                flushes: Flushes::Cover,
                 state: NexusState::Lost { reason: "not opened yet".into() },
             };
             self.nexuses.borrow_mut().insert(uuid, slot);

@@ -40,7 +40,20 @@ pub(crate) struct NexusSlot {
     pub(crate) offline: BTreeSet<String>,
     /// Children that were not reachable when the nexus was opened; they are taken in as soon as they are.
     pub(crate) absent: BTreeSet<String>,
+    /// The last good copy, when its device has to be opened anew: then the whole nexus is.
+    pub(crate) stranded: Option<String>,
+    /// Since the last flush that succeeded, answered writes may have been lost with the last good copy.
+    pub(crate) flushes: Flushes,
     pub(crate) state: NexusState,
+}
+
+/// Whether the next flush of a nexus may succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushes {
+    /// It covers all that was answered.
+    Cover,
+    /// What was answered before may be lost: the first flush fails, so that the client learns of it.
+    FailOnce,
 }
 
 /// How a nexus is opened.
@@ -112,6 +125,8 @@ impl Node {
             published: None,
             offline,
             absent: opened.absent,
+            stranded: None,
+            flushes: Flushes::Cover,
             state: NexusState::Open { nexus: opened.nexus, leases: opened.leases },
         };
         self.insert_nexus(uuid, slot).await?;
@@ -154,6 +169,9 @@ impl Node {
         if let Err(error) = self.registry.add(&device_name(uuid), bdev) {
             let _ = nexus.close().await;
             return Err(error);
+        }
+        if self.nexuses.borrow().get(&uuid).is_some_and(|before| before.flushes == Flushes::FailOnce) {
+            nexus.fail_next_flush();
         }
         let published = self.nexuses.borrow().get(&uuid).and_then(|before| before.published);
         let before = self.nexuses.borrow_mut().insert(uuid, NexusSlot { published, ..slot });
@@ -292,6 +310,7 @@ impl Node {
 
     async fn retry_nexus(&self, uuid: Uuid) {
         let held = self.locks.hold("nexus", &uuid.to_string()).await;
+        self.free_stranded(uuid).await;
         if self.open_nexus_of(uuid).is_err() {
             if let Err(error) = self.reopen_nexus(uuid).await {
                 self.update(uuid, |slot| {
@@ -315,6 +334,27 @@ impl Node {
                 let _ = self.bring_back(uuid, &nexus, &uri, lease).await;
             }
         }
+    }
+
+    /// The last good copy is dead, or back with less than it had answered: lets go of the nexus, which is then opened like
+    /// after a restart of this node.
+    async fn free_stranded(&self, uuid: Uuid) {
+        let Some(uri) = self.update(uuid, |slot| slot.stranded.take()).flatten() else { return };
+        let Ok(nexus) = self.open_nexus_of(uuid) else { return };
+        if nexus.info().in_sync != [uri.clone()] {
+            return;
+        }
+        let name = device_name(uuid);
+        self.unshare_device(&name).await;
+        drop(self.registry.remove(&name));
+        drop(nexus);
+        let lost = NexusState::Lost { reason: format!("its last good copy {uri} has to be opened anew") };
+        let before = self.update(uuid, |slot| {
+            slot.flushes = Flushes::FailOnce;
+            std::mem::replace(&mut slot.state, lost)
+        });
+        drop(before);
+        self.changes.bump();
     }
 
     async fn publish_again(&self, uuid: Uuid) {
@@ -344,6 +384,8 @@ impl Node {
             published: None,
             offline,
             absent: opened.absent,
+            stranded: None,
+            flushes: Flushes::Cover,
             state: NexusState::Open { nexus: opened.nexus, leases: opened.leases },
         };
         self.insert_nexus(uuid, slot).await?;

@@ -240,6 +240,14 @@ impl Flights {
         known
     }
 
+    /// Gives up everything, because the target is gone. One that was sent may still take effect.
+    pub(super) fn lose_all(&mut self, answers: &mut Answers) {
+        self.waiting.clear();
+        self.put_off.clear();
+        let fault = |sent| if sent { Fault::TimedOut } else { Fault::Gone };
+        answers.extend(self.flights.drain().map(|flight| (flight.ticket, Err(fault(flight.sent)))));
+    }
+
     /// Gives up everything.
     pub(super) fn fail_all(&mut self, fault: Fault, answers: &mut Answers) {
         self.waiting.clear();

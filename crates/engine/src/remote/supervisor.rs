@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::io;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
@@ -232,6 +233,16 @@ impl Inner {
         let mut answers = Answers::new();
         self.flights.borrow_mut().fail_all(fault, &mut answers);
         answer(answers);
+    }
+
+    /// The target is known to be down: nobody waits for it any more.
+    fn lose(&self) {
+        if *self.state.borrow() == RemoteState::Reconnecting {
+            self.go(RemoteState::Lost);
+            let mut answers = Answers::new();
+            self.flights.borrow_mut().lose_all(&mut answers);
+            answer(answers);
+        }
     }
 
     pub(super) async fn closed(&self) {
@@ -468,6 +479,8 @@ async fn reconnect(
 ) -> Option<Result<Association, RemoteError>> {
     let mut pause = BACKOFF.0;
     let mut old = old;
+    let patience = inner.options.refused_deadline.min(inner.options.command_deadline);
+    let dead_at = inner.host.now() + patience;
     loop {
         let slept = inner.unless_closed(inner.host.sleep(pause)).await;
         // By now a target that broke the protocol has been told why.
@@ -485,6 +498,15 @@ async fn reconnect(
                 }
             },
             Err(error) if error.is_final() => return Some(Err(error)),
+            Err(RemoteError::Connect { why, .. }) if why.kind() == io::ErrorKind::ConnectionRefused => {
+                pause = (pause * 2).min(BACKOFF.1);
+                let now = inner.host.now();
+                if now >= dead_at {
+                    inner.lose();
+                } else {
+                    pause = pause.min(dead_at.since(now));
+                }
+            }
             Err(_) => pause = (pause * 2).min(BACKOFF.1),
         }
     }

@@ -1,5 +1,6 @@
 //! A nexus as the rest of the engine sees it: a device, and commands.
 
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Nexus {
     geometry: Geometry,
     shape: Shape,
     pump: Rc<Pump>,
+    /// Fails the next flush.
+    doubt: Cell<Option<Fault>>,
 }
 
 impl Nexus {
@@ -42,7 +45,7 @@ impl Nexus {
             let machine = pump.machine.borrow();
             (machine.geometry(), *machine.shape())
         };
-        Ok(Rc::new(Nexus { size, geometry, shape, pump }))
+        Ok(Rc::new(Nexus { size, geometry, shape, pump, doubt: Cell::new(None) }))
     }
     /// The volume's identity.
     pub fn uuid(&self) -> Uuid {
@@ -51,6 +54,12 @@ impl Nexus {
     /// The usable size.
     pub fn size(&self) -> Bytes {
         self.size
+    }
+
+    /// Answered writes from before this opening may be lost although the client has not flushed them yet: its next flush
+    /// fails, so that it learns of it.
+    pub fn fail_next_flush(&self) {
+        self.doubt.set(Some(Fault::Medium));
     }
 
     /// The whole picture.
@@ -445,6 +454,11 @@ impl Disk for Nexus {
     }
     fn submit(&self, request: Request, ticket: Ticket) {
         let ticket = self.pump.meter.ticket(&request, ticket);
+        if let Request::Flush = request
+            && let Some(fault) = self.doubt.take()
+        {
+            return ticket.fail(fault);
+        }
         self.pump.submit(request, ticket);
     }
     fn label(&self) -> String {

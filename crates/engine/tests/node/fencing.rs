@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use block::{BlockRange, Buf, Durability, Fault, Request, Ticket};
 use engine::model::{Health, LedgerInfo, NexusInfo};
-use engine::remote::{RemoteDisk, RemoteSpec, connect};
+use engine::remote::{RemoteDisk, RemoteOptions, RemoteSpec, connect};
 use host::{Disk, DiskExt, DiskRef};
 
 use super::nexuses::{UUID, nexus};
@@ -14,8 +14,8 @@ use super::*;
 const SIZE: u64 = 20 * MIB;
 
 /// The storage nodes `s1`, `s2` with a shared replica of 32 MiB each, and the nodes `n1` and `n2`.
-struct Cluster {
-    world: World,
+pub(super) struct Cluster {
+    pub(super) world: World,
 }
 
 fn address(name: &str) -> String {
@@ -28,14 +28,14 @@ fn options_of(name: &str) -> NodeOptions {
     NodeOptions { id: name.into(), config_path, ..options(&address(name)) }
 }
 
-fn replica_uri(node: &str, replica: &str) -> String {
+pub(super) fn replica_uri(node: &str, replica: &str) -> String {
     format!("nvmf://{}:8420/nqn.2019-05.io.openebs:{replica}", address(node))
 }
 
 fn fill(byte: u8) -> Buf {
     Buf::copy_of(&[byte; 4096])
 }
-const AT: BlockRange = BlockRange { start: block::Lba(800), len: block::Blocks(8) };
+pub(super) const AT: BlockRange = BlockRange { start: block::Lba(800), len: block::Blocks(8) };
 
 /// The same blocks of a replica: its MayaData begins at 5 MiB.
 fn in_replica() -> BlockRange {
@@ -43,7 +43,7 @@ fn in_replica() -> BlockRange {
 }
 
 impl Cluster {
-    fn new() -> Cluster {
+    pub(super) fn new() -> Cluster {
         let world = world();
         for name in ["main", "s1", "s2", "n1", "n2"] {
             world.net().address_of(name);
@@ -59,7 +59,7 @@ impl Cluster {
         cluster
     }
 
-    fn start(&self, name: &'static str) -> Rc<Node> {
+    pub(super) fn start(&self, name: &'static str) -> Rc<Node> {
         let host = self.world.node(name);
         self.world.run(async move { Node::start(host, options_of(name)).await.expect("the node starts") })
     }
@@ -76,6 +76,10 @@ impl Cluster {
 
     /// A client on the machine of the nexus, so that what cuts off the nexus cuts off its client too.
     fn client(&self, name: &'static str) -> Rc<RemoteDisk> {
+        self.client_with(name, RemoteOptions::default())
+    }
+
+    pub(super) fn client_with(&self, name: &'static str, options: RemoteOptions) -> Rc<RemoteDisk> {
         let host = self.world.node(name);
         let spec = RemoteSpec {
             host: address(name),
@@ -84,7 +88,7 @@ impl Cluster {
             host_nqn: format!("nqn.2019-05.io.openebs:client-{name}"),
             uuid: None,
         };
-        self.world.run(async move { connect(&host, spec, Default::default()).await.expect("it is published") })
+        self.world.run(async move { connect(&host, spec, options).await.expect("it is published") })
     }
 
     /// A plain host of a replica.
@@ -100,18 +104,33 @@ impl Cluster {
         self.world.run(async move { connect(&host, spec, Default::default()).await.expect("it is shared") })
     }
 
-    fn write(&self, disk: &Rc<RemoteDisk>, byte: u8) -> Result<(), Fault> {
+    /// The byte at the place of the tests in a replica.
+    pub(super) fn peek(&self, node: &'static str, replica: &str) -> u8 {
+        self.read(&self.stranger(node, replica), in_replica())
+    }
+
+    pub(super) fn write_volatile(&self, disk: &Rc<RemoteDisk>, byte: u8) -> Result<(), Fault> {
+        let disk: DiskRef = disk.clone();
+        self.world.run(async move { disk.write(AT, fill(byte), Durability::Volatile).await })
+    }
+
+    pub(super) fn flush(&self, disk: &Rc<RemoteDisk>) -> Result<(), Fault> {
+        let disk: DiskRef = disk.clone();
+        self.world.run(async move { disk.flush().await })
+    }
+
+    pub(super) fn write(&self, disk: &Rc<RemoteDisk>, byte: u8) -> Result<(), Fault> {
         let disk: DiskRef = disk.clone();
         self.world.run(async move { disk.write(AT, fill(byte), Durability::Durable).await })
     }
 
-    fn read(&self, disk: &Rc<RemoteDisk>, at: BlockRange) -> u8 {
+    pub(super) fn read(&self, disk: &Rc<RemoteDisk>, at: BlockRange) -> u8 {
         let disk: DiskRef = disk.clone();
         self.world.run(async move { disk.read(at).await.expect("it can be read")[0] })
     }
 
     /// Opens the nexus on a node over both replicas, and publishes it.
-    fn open(&self, node: &Rc<Node>, ledger: Option<LedgerInfo>) -> NexusInfo {
+    pub(super) fn open(&self, node: &Rc<Node>, ledger: Option<LedgerInfo>) -> NexusInfo {
         let node = node.clone();
         self.world.run(async move {
             let children = [replica_uri("s1", "r1"), replica_uri("s2", "r2")];
@@ -151,7 +170,7 @@ fn a_nexus_that_was_replaced_while_it_was_cut_off_never_writes_again() {
     let fenced = n1.nexuses().remove(0);
     assert_eq!(fenced.state, Health::Faulted, "{fenced:#?}");
     for (node, replica) in [("s1", "r1"), ("s2", "r2")] {
-        assert_eq!(cluster.read(&cluster.stranger(node, replica), in_replica()), 0xb1);
+        assert_eq!(cluster.peek(node, replica), 0xb1);
     }
     assert_eq!(cluster.read(&new, AT), 0xb1);
     assert_eq!(cluster.write(&new, 0xb2), Ok(()), "the one that is in charge goes on");
@@ -178,7 +197,7 @@ fn a_nexus_that_uses_the_replica_on_its_own_node_is_fenced_too() {
     assert_eq!(cluster.write(&new, 0xb1), Ok(()));
     assert!(cluster.write(&old, 0xa2).is_err(), "through the network or not");
     assert_eq!(s1.nexuses().remove(0).state, Health::Faulted);
-    assert_eq!(cluster.read(&cluster.stranger("s1", "r1"), in_replica()), 0xb1);
+    assert_eq!(cluster.peek("s1", "r1"), 0xb1);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod fencing;
 mod files;
-
+mod losses;
 mod managed;
 mod nexuses;
 mod pools;

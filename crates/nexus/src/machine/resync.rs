@@ -10,8 +10,8 @@ use crate::member::{Event, MemberId, MemberState, Reason};
 use crate::ranges::Mode;
 use crate::rebuild::{Job, RebuildState};
 
-/// Copied regions that are flushed together while a rebuild goes on.
-const FLUSH_REGIONS: usize = 64;
+/// Copied regions that are flushed together while a rebuild goes on. After a crash at most twice as many are copied again.
+const FLUSH_REGIONS: usize = 8;
 
 impl Nexus {
     /// Starts what copying may start now; whether anything was.
