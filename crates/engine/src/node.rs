@@ -239,7 +239,9 @@ impl Node {
             loop {
                 let (owner, name, loss) = lost.next().await;
                 let Some(node) = this.upgrade() else { return };
-                node.device_lost(&owner, &name, loss).await;
+                // Taking a child out may have to wait for another one, which may be lost as well.
+                let task = node.clone();
+                node.host.spawn(async move { task.device_lost(&owner, &name, loss).await });
             }
         });
         self.tasks.borrow_mut().extend([retry, progress, news, losses]);

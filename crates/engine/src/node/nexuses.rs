@@ -336,21 +336,35 @@ impl Node {
         }
     }
 
-    /// The last good copy is dead, or back with less than it had answered: lets go of the nexus, which is then opened like
-    /// after a restart of this node.
+    /// The last good copy is dead, or back with less than it had answered. Once it can be reached, and no other nexus has
+    /// recorded anything on it, lets go of the nexus, which is then opened like after a restart of this node.
     async fn free_stranded(&self, uuid: Uuid) {
-        let Some(uri) = self.update(uuid, |slot| slot.stranded.take()).flatten() else { return };
+        let Some(uri) = self.nexuses.borrow().get(&uuid).and_then(|slot| slot.stranded.clone()) else { return };
         let Ok(nexus) = self.open_nexus_of(uuid) else { return };
-        if nexus.info().in_sync != [uri.clone()] {
+        let children = nexus.info().children;
+        if children.iter().any(|c| c.state == volume::ChildState::Online && c.uri != uri) {
+            self.update(uuid, |slot| slot.stranded = None);
             return;
         }
+        // The device that has failed for good makes room for the one that is looked at.
+        drop(self.update(uuid, |slot| slot.release(&uri)));
+        let Ok(lease) = self.lease_child(uuid, &uri).await else { return };
+        match nexus.check_rivals(&uri, &lease.disk).await {
+            Ok(()) => {}
+            Err(NexusError::Fenced { .. }) => {
+                self.update(uuid, |slot| slot.stranded = None);
+                return self.changes.bump();
+            }
+            Err(_) => return,
+        }
+        drop(lease);
         let name = device_name(uuid);
         self.unshare_device(&name).await;
         drop(self.registry.remove(&name));
-        drop(nexus);
+        nexus.abandon();
         let lost = NexusState::Lost { reason: format!("its last good copy {uri} has to be opened anew") };
         let before = self.update(uuid, |slot| {
-            slot.flushes = Flushes::FailOnce;
+            (slot.stranded, slot.flushes) = (None, Flushes::FailOnce);
             std::mem::replace(&mut slot.state, lost)
         });
         drop(before);

@@ -62,6 +62,14 @@ impl Nexus {
         self.doubt.set(Some(Fault::Medium));
     }
 
+    /// Lets go of the members at once; what is in flight is aborted. The next nexus makes the members equal.
+    pub fn abandon(&self) {
+        if self.pump.machine.borrow().phase() != Phase::Closed {
+            self.pump.with(|machine, now, out| machine.abort(now, out));
+            self.pump.release();
+        }
+    }
+
     /// The whole picture.
     pub fn info(&self) -> NexusInfo {
         let now = self.pump.host.now();
@@ -316,6 +324,16 @@ impl Nexus {
         }
     }
 
+    /// Stops this nexus for good when another one has recorded a ledger above its own on the device.
+    pub async fn check_rivals(&self, uri: &str, disk: &DiskRef) -> Result<(), NexusError> {
+        let look = self.look(uri, disk).await?;
+        if self.rival(&look).is_none() {
+            return Ok(());
+        }
+        self.pump.with(|machine, now, out| machine.overtaken(now, out));
+        Err(NexusError::Fenced { nexus: self.uuid() })
+    }
+
     /// The ledger that another nexus has recorded on a member after this one's.
     fn rival(&self, look: &Look) -> Option<Version> {
         let (ours, _) = self.pump.machine.borrow().in_force();
@@ -468,9 +486,6 @@ impl Disk for Nexus {
 
 impl Drop for Nexus {
     fn drop(&mut self) {
-        if self.pump.machine.borrow().phase() != Phase::Closed {
-            self.pump.with(|machine, now, out| machine.abort(now, out));
-            self.pump.release();
-        }
+        self.abandon();
     }
 }

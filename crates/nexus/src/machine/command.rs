@@ -126,6 +126,13 @@ impl Nexus {
         self.record.version
     }
 
+    /// Another nexus is known to own the volume: stops for good.
+    pub fn overtaken(&mut self, now: Instant, out: &mut Outbox) {
+        self.tick(now);
+        self.fence(out);
+        self.settle(out);
+    }
+
     /// Takes a member out of the volume for good. It is gone from [`Nexus::members`] once that is recorded.
     pub fn remove(&mut self, now: Instant, id: MemberId, out: &mut Outbox) -> Result<(), Denied> {
         self.tick(now);
