@@ -15,6 +15,7 @@ use nvme::initiator::{Command, Completed, Payload, Queue, QueueOptions, Receive}
 use nvme::pdu::{self, CommandPdu, Digests, ResponsePdu, TransferPdu};
 use nvme::{Nqn, wire::Le16};
 use rustix::fs::{MemfdFlags, memfd_create, sendfile};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use crate::Result;
@@ -152,12 +153,13 @@ impl Session {
                     left -= n;
                 }
             }
-            // Only counted: the kernel throws the bytes away.
-            let (_, n) = recv(&self.io.stream, &mut sink[..], RecvFlags::TRUNC)?;
-            if n == 0 {
-                return Err("the target closed the connection".into());
+            // Only counted: the kernel throws the bytes away. Polled, so that the target is not charged for waking us.
+            match recv(&self.io.stream, &mut sink[..], RecvFlags::TRUNC | RecvFlags::DONTWAIT) {
+                Ok((_, 0)) => return Err("the target closed the connection".into()),
+                Ok((_, n)) => rest += n,
+                Err(Errno::AGAIN) => std::hint::spin_loop(),
+                Err(e) => return Err(e.into()),
             }
-            rest += n;
             answered += (rest / answer) as u64;
             rest %= answer;
         }

@@ -83,7 +83,9 @@ fn run_until(
     let work = Workload { stop, seed, ..job.work.clone() };
     let depth = u16::try_from(work.depth).unwrap_or(127).min(127);
     let processor = std::thread::available_parallelism().map_or(1, |n| n.get()) - 1;
-    let options = ring::Options { cpu: Some(processor), ..ring::Options::default() };
+    // It polls, as spdk_nvme_perf does.
+    let spin = Duration::from_micros(100);
+    let options = ring::Options { cpu: Some(processor), spin, ..ring::Options::default() };
     std::thread::spawn(move || {
         ring::run(options, move |host| async move {
             let options = RemoteOptions { queues: 1, depth, ..RemoteOptions::default() };

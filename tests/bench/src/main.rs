@@ -8,6 +8,7 @@
 mod blast;
 mod cluster;
 mod load;
+mod marks;
 mod peer;
 mod table;
 
@@ -32,7 +33,7 @@ struct Args {
     #[arg(long, default_value = "target/bench")]
     dir: PathBuf,
     /// Seconds for each job
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 2)]
     seconds: u64,
     /// Runs of each job; the median is shown
     #[arg(long, default_value_t = 3)]
@@ -76,20 +77,19 @@ fn main() -> Result<()> {
         }
         let target = make(&mut cluster)?;
         for job in Job::all_for(device).into_iter().filter(|job| asked(job)) {
-            let row = measure(&cluster, device, &target, &job, &args)?;
-            println!("{row}");
-            rows.push(row);
+            for row in measure(&cluster, device, &target, &job, &args)? {
+                println!("{row}");
+                rows.push(row);
+            }
         }
-        if *device == "pool" {
-            rows.extend(peer::fio_on_same_disk(&args.dir, args.seconds)?);
-        }
+        peer::clear(&args.dir);
         cluster.clear()?;
     }
     if wanted("rebuild") {
         let speed = cluster.rebuild_speed(1 << 30)?;
         rows.push(Row::figure("rebuild", "MB/s, 1 GiB replica, file pools", speed));
     }
-    println!("\n{}", table::print(&rows));
+    println!("\n{}\n\n{}", table::print(&rows), marks::print(&rows));
     if let Some(path) = &args.json {
         std::fs::write(path, serde_json::to_string_pretty(&table::json(&rows))?)?;
         println!("written to {}", path.display());
@@ -97,9 +97,9 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The median run by CPU per request.
-fn measure(cluster: &Cluster, device: &str, target: &cluster::Target, job: &Job, args: &Args) -> Result<Row> {
-    let mut runs = Vec::new();
+/// The median run by CPU per request; beside a pool the median of fio's, whose runs alternate with ours.
+fn measure(cluster: &Cluster, device: &str, target: &cluster::Target, job: &Job, args: &Args) -> Result<Vec<Row>> {
+    let (mut runs, mut peers) = (Vec::new(), Vec::new());
     let _profile = args.profile.as_deref().map(|dir| cluster.profile(&dir.join(format!("{device} {}", job.name))));
     for run in 0..args.runs.max(1) {
         let time = Duration::from_secs(args.seconds);
@@ -113,7 +113,15 @@ fn measure(cluster: &Cluster, device: &str, target: &cluster::Target, job: &Job,
                 Row::counted(device, job, count, elapsed, cpu)
             }
         });
+        if device == "pool" {
+            peers.extend(peer::fio_on_same_disk(&args.dir, job, args.seconds)?);
+        }
     }
-    runs.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us));
-    Ok(runs.swap_remove(runs.len() / 2))
+    // Where there is a peer, IOPS are what is compared.
+    match peers.is_empty() {
+        true => runs.sort_by(|a, b| a.cpu_us.total_cmp(&b.cpu_us)),
+        false => [&mut runs, &mut peers].into_iter().for_each(|r| r.sort_by(|a, b| a.iops.total_cmp(&b.iops))),
+    }
+    let medians = [runs, peers].into_iter().filter(|r| !r.is_empty());
+    Ok(medians.map(|mut r| r.swap_remove(r.len() / 2)).collect())
 }
