@@ -64,11 +64,16 @@ impl Cluster {
         self.world.run(async move { Node::start(host, options_of(name)).await.expect("the node starts") })
     }
 
-    /// Power loss and restart of both storage nodes.
-    fn restart_storage(&self) {
+    /// Restart of both storage nodes: of the processes alone, which forget who was connected, or after a loss of power.
+    fn restart_storage(&self, restart: Restart) {
         for (name, disk) in [("s1", "/dev/a"), ("s2", "/dev/b")] {
-            self.world.kill(name);
-            self.world.disk(disk).power_cut();
+            match restart {
+                Restart::Process => self.world.kill_process(name),
+                Restart::Power => {
+                    self.world.kill(name);
+                    self.world.disk(disk).power_cut();
+                }
+            }
             self.start(name);
         }
         self.world.run_for(Duration::from_secs(5));
@@ -142,8 +147,20 @@ impl Cluster {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Restart {
+    Process,
+    Power,
+}
+
 #[test]
 fn a_nexus_that_was_replaced_while_it_was_cut_off_never_writes_again() {
+    for restart in [None, Some(Restart::Process), Some(Restart::Power)] {
+        replaced_while_cut_off(restart);
+    }
+}
+
+fn replaced_while_cut_off(restart: Option<Restart>) {
     let cluster = Cluster::new();
     let n1 = cluster.start("n1");
     let first = cluster.open(&n1, None);
@@ -161,7 +178,9 @@ fn a_nexus_that_was_replaced_while_it_was_cut_off_never_writes_again() {
     let new = cluster.client("n2");
     assert_eq!(cluster.read(&new, AT), 0xa1);
     assert_eq!(cluster.write(&new, 0xb1), Ok(()));
-    cluster.restart_storage();
+    if let Some(restart) = restart {
+        cluster.restart_storage(restart);
+    }
     cluster.world.net().isolate("n1", false);
     cluster.world.run_for(Duration::from_secs(30));
 
@@ -229,7 +248,7 @@ fn a_member_keeps_strangers_out_through_power_loss_and_after_an_orderly_close() 
     assert_eq!(cluster.write(&stranger, 9), Err(Fault::Fenced));
     cluster.world.run(async move { n1.destroy_nexus(UUID.into()).await.expect("it closes") });
     assert_eq!(cluster.write(&stranger, 9), Err(Fault::Fenced), "a late write of a former nexus is kept out as well");
-    cluster.restart_storage();
+    cluster.restart_storage(Restart::Power);
     let again = cluster.stranger("s1", "r1");
     assert_eq!(cluster.write(&again, 9), Err(Fault::Fenced));
     let report = cluster.world.run(async move {
