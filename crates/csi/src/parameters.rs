@@ -12,7 +12,7 @@
 //! | `keepAlive` | 1 to 600 seconds, default 5 | silence after which a target counts as lost |
 //! | `ioQueues` | 1 to 64; default: as many as CPUs | I/O queues of the kernel's initiator |
 //!
-//! Other keys are errors, so that a typo is not silently ignored, except those that sidecars add (`csi.storage.k8s.io/…`).
+//! (For operators: `docs/operations.md`.) Other keys are errors, so that a typo is not silently ignored, except those that sidecars add (`csi.storage.k8s.io/…`).
 
 use std::collections::BTreeMap;
 
