@@ -81,6 +81,7 @@ fn install(wanted: &[(&str, &str)]) -> Result<()> {
     Ok(())
 }
 
-fn is_root() -> bool {
+/// Whether this is root.
+pub fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|s| s.lines().any(|l| l.starts_with("Uid:\t0\t")))
 }

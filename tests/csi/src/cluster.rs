@@ -9,7 +9,7 @@ use api::csi::controller_client::ControllerClient;
 use api::csi::node_client::NodeClient;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::Result;
+use crate::{Args, Result};
 
 const GRPC_PORT: u16 = 27_124;
 const NVME_PORT: u16 = 27_420;
@@ -23,14 +23,18 @@ pub struct Cluster {
     program: PathBuf,
     /// Where everything is.
     pub folder: PathBuf,
-    up: Child,
+    /// Our own cluster, unless there was one.
+    up: Option<Child>,
+    control: String,
+    transport: String,
     controller: Child,
     node: Option<Child>,
 }
 
 impl Cluster {
     /// Starts three engines, a control plane, the controller and the node plugin.
-    pub async fn start(program: &Path, folder: &Path) -> Result<Cluster> {
+    pub async fn start(args: &Args) -> Result<Cluster> {
+        let (program, folder) = (&args.mayastor, &args.folder);
         fs::create_dir_all(folder)?;
         let folder = folder.canonicalize()?;
         clean(&folder);
@@ -40,43 +44,47 @@ impl Cluster {
         fs::create_dir_all(folder.join("mounts"))?;
         let program = program.canonicalize().map_err(|e| format!("{}: {e}; build it first", program.display()))?;
         let ports = [GRPC_PORT.to_string(), NVME_PORT.to_string()];
-        let mut up = spawn(&program, &folder, "up", |c| {
-            c.args([
-                "up",
-                "--base-port",
-                &ports[0],
-                "--nvme-port",
-                &ports[1],
-                "--pool-size",
-                "4GiB",
-                "--node-grace",
-                "3",
-            ]);
-            c.arg("--data-dir").arg(folder.join("up"));
-        })?;
+        let control = args.control.clone().unwrap_or_else(|| format!("127.0.0.1:{}", GRPC_PORT + 1));
+        let mut up = None;
+        if args.control.is_none() {
+            up = Some(spawn(&program, &folder, "up", |c| {
+                c.args([
+                    "up",
+                    "--base-port",
+                    &ports[0],
+                    "--nvme-port",
+                    &ports[1],
+                    "--pool-size",
+                    "4GiB",
+                    "--node-grace",
+                    "3",
+                ]);
+                c.arg("--data-dir").arg(folder.join("up"));
+            })?);
+        }
         let limit = MAX_VOLUMES.to_string();
         let controller = spawn(&program, &folder, "controller", |c| {
-            c.args(["csi", "controller", "--max-volumes", &limit, "--control", &control()]);
+            c.args(["csi", "controller", "--max-volumes", &limit, "--control", &control]);
             c.arg("--socket").arg(folder.join("controller.sock"));
         })?;
         let end = Instant::now() + START;
         loop {
-            let pools =
-                Command::new(&program).args(["--control", &control(), "-q", "status", "-o", "json"]).output()?;
+            let pools = Command::new(&program).args(["--control", &control, "-q", "status", "-o", "json"]).output()?;
             let status: serde_json::Value = serde_json::from_slice(&pools.stdout).unwrap_or_default();
-            if status["pools"].as_array().is_some_and(|pools| pools.len() == 3) {
+            if status["pools"].as_array().is_some_and(|pools| pools.len() >= 3) {
                 break;
             }
-            if let Some(ended) = up.try_wait()? {
+            if let Some(ended) = up.as_mut().map(Child::try_wait).transpose()?.flatten() {
                 return Err(format!("mayastor up ended ({ended}); see {}/up.log", folder.display()).into());
             }
             if Instant::now() > end {
-                let _ = up.kill();
+                let _ = up.as_mut().map(Child::kill);
                 return Err(format!("the cluster did not come up; see {}/up.log", folder.display()).into());
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        let mut cluster = Cluster { program, folder, up, controller, node: None };
+        let mut cluster =
+            Cluster { program, folder, up, control, transport: args.transport.clone(), controller, node: None };
         cluster.start_node(None).await?;
         Ok(cluster)
     }
@@ -85,9 +93,10 @@ impl Cluster {
     pub async fn start_node(&mut self, die_before: Option<&str>) -> Result<()> {
         self.kill_node();
         let (folder, limit) = (self.folder.clone(), MAX_VOLUMES.to_string());
+        let (control, transport) = (self.control.clone(), self.transport.clone());
         let node = spawn(&self.program, &folder, "node", |c| {
-            c.args(["csi", "node", "--node-name", "worker", "--transport", "user", "--max-volumes", &limit]);
-            c.args(["--control", &control()]);
+            c.args(["csi", "node", "--node-name", "worker", "--transport", &transport, "--max-volumes", &limit]);
+            c.args(["--control", &control]);
             c.arg("--socket").arg(folder.join("node.sock")).arg("--state-dir").arg(folder.join("state"));
             c.args(die_before.map(|step| ["--die-before", step]).into_iter().flatten());
         })?;
@@ -134,7 +143,15 @@ impl Cluster {
         left.extend(mounts.lines().filter(|l| l.contains(&ours)).map(|l| format!("mount: {l}")));
         left.extend(loops(&self.folder).into_iter().map(|d| format!("loop device: {}", d.display())));
         left.extend(helpers(&self.folder).into_iter().map(|pid| format!("process: {pid}")));
-        for entry in fs::read_dir(self.folder.join("state"))?.flatten() {
+        for entry in fs::read_dir("/sys/class/nvme").into_iter().flatten().flatten() {
+            let nqn = fs::read_to_string(entry.path().join("subsysnqn")).unwrap_or_default();
+            let state = fs::read_to_string(entry.path().join("state")).unwrap_or_default();
+            if nqn.starts_with("nqn.2019-05.io.openebs:nexus-") && !state.starts_with("deleting") {
+                left.push(format!("connection: {} {}", nqn.trim(), state.trim()));
+            }
+        }
+        let state = fs::read_dir(self.folder.join("state"))?.flatten();
+        for entry in state.filter(|e| e.file_name() != "hostid") {
             left.push(format!("state: {}", entry.path().display()));
         }
         for entry in fs::read_dir(self.folder.join("mounts"))?.flatten() {
@@ -156,10 +173,6 @@ impl Cluster {
         }
         all
     }
-}
-
-fn control() -> String {
-    format!("127.0.0.1:{}", GRPC_PORT + 1)
 }
 
 fn spawn(program: &Path, folder: &Path, name: &str, arguments: impl FnOnce(&mut Command)) -> Result<Child> {
@@ -221,7 +234,9 @@ impl Drop for Cluster {
         let _ = self.controller.wait();
         clean(&self.folder);
         // In order, so that the engines end too.
-        let _ = Command::new("kill").arg(self.up.id().to_string()).status();
-        let _ = self.up.wait();
+        if let Some(up) = &mut self.up {
+            let _ = Command::new("kill").arg(up.id().to_string()).status();
+            let _ = up.wait();
+        }
     }
 }

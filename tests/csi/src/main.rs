@@ -34,10 +34,23 @@ struct Args {
     /// Only the tests whose name contains this
     #[arg(long)]
     only: Option<String>,
+    /// A control plane with three or more engines that runs already, instead of a cluster of our own
+    #[arg(long, value_name = "HOST:PORT")]
+    control: Option<String>,
+    /// How volumes are attached: user or kernel
+    #[arg(long, default_value = "user")]
+    transport: String,
+    /// csi-sanity, when it has been built already
+    #[arg(long, value_name = "PROGRAM")]
+    suite: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Err(e) = able(&args.transport) {
+        eprintln!("error: {e}");
+        return ExitCode::FAILURE;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     match runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(run(&args))) {
         Ok(true) => ExitCode::SUCCESS,
@@ -49,8 +62,19 @@ fn main() -> ExitCode {
     }
 }
 
+/// Says in words what is missing on this machine.
+fn able(transport: &str) -> Result<()> {
+    let devices: &[&str] =
+        if transport == "user" { &["/dev/fuse", "/dev/loop-control"] } else { &["/dev/nvme-fabrics"] };
+    for device in devices {
+        let opened = std::fs::File::options().read(true).write(true).open(device);
+        opened.map_err(|e| format!("{device}: {e}; this suite mounts file systems: it needs root and this device"))?;
+    }
+    Ok(())
+}
+
 async fn run(args: &Args) -> Result<bool> {
-    let mut cluster = Cluster::start(&args.mayastor, &args.folder).await?;
+    let mut cluster = Cluster::start(args).await?;
     let (mut passed, mut failed) = (0, 0);
     let mut note = |name: &str, begin: Instant, result: Result<()>| {
         let seconds = begin.elapsed().as_secs_f64();
@@ -89,7 +113,7 @@ async fn run(args: &Args) -> Result<bool> {
     }
     if wanted("csi_sanity") {
         let begin = Instant::now();
-        let result = sanity::run(&mut cluster, &args.folder).await;
+        let result = sanity::run(&mut cluster, args).await;
         if !note("csi_sanity", begin, result) {
             println!("{}", cluster.logs());
         }

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::Result;
 use crate::cluster::Cluster;
+use crate::{Args, Result};
 
 const MODULE: &str = "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity@v5.4.0";
 /// The specs that are not run, each with its reason.
@@ -63,8 +63,8 @@ fn outcomes(report: &str) -> Vec<(String, Outcome)> {
 
 /// Runs the suite; a failure, or a skip that is not in the list, is an error, and so is a line of the list that no spec
 /// needs any more.
-pub async fn run(cluster: &mut Cluster, folder: &Path) -> Result<()> {
-    let suite = build(folder)?;
+pub async fn run(cluster: &mut Cluster, args: &Args) -> Result<()> {
+    let suite = args.suite.clone().map_or_else(|| build(&args.folder), Ok)?;
     cluster.start_node(None).await?;
     let at = |name: &str| cluster.folder.join(name);
     fs::write(at("parameters.yaml"), "repl: \"2\"\nthin: \"true\"\n")?;

@@ -83,6 +83,14 @@ impl Cluster {
         format!("127.0.0.1:{}", FIRST_GRPC_PORT + k as u16)
     }
 
+    /// The program under test.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+    /// The port of the control plane.
+    pub fn control_port(&self) -> u16 {
+        CONTROL_PORT
+    }
     /// The port of an engine's NVMe/TCP target.
     pub fn nvme_port(&self, k: usize) -> u16 {
         FIRST_NVME_PORT + k as u16

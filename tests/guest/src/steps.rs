@@ -19,6 +19,7 @@ pub const ALL: &[(&str, Step)] = &[
     ("xfs_on_a_volume_with_verified_io", |w| file_system(w, "xfs")),
     ("raw_device_with_trims_and_zeroes", trims_and_zeroes),
     ("digests_on", digests),
+    ("the_csi_driver_through_the_kernel", csi_driver),
     ("the_target_engine_restarts_under_load", engine_restart),
     ("a_replica_node_dies_under_load_and_is_replaced", node_loss),
 ];
@@ -74,19 +75,54 @@ fn number(v: &Value) -> u64 {
     v.as_u64().or_else(|| v.as_str().and_then(|s| s.parse().ok())).unwrap_or(0)
 }
 
-/// fio runs from the machine's own root, which the guest sees read-only, below a writable overlay.
-fn fio(arguments: &str) -> String {
-    format!(
-        "if [ ! -e /full/fs/usr ]; then
+/// The machine's own root, which the guest sees read-only, below a writable overlay.
+const FULL_ROOT: &str = "if [ ! -e /full/fs/usr ]; then
            mount -t 9p -o trans=virtio,version=9p2000.L,ro,msize=262144,cache=loose host /host || exit 1
            mount -t tmpfs tmp /full && mkdir -p /full/up /full/work /full/fs
            modprobe overlay && mount -t overlay overlay -o lowerdir=/host,upperdir=/full/up,workdir=/full/work /full/fs || exit 1
            mount --bind /dev /full/fs/dev; mount -t proc proc /full/fs/proc; mount -t sysfs sys /full/fs/sys
            mount -t tmpfs tmp /full/fs/tmp; mkdir -p /full/fs/mnt
          fi
+";
+
+/// fio, from the machine's own root.
+fn fio(arguments: &str) -> String {
+    format!(
+        "{FULL_ROOT}
          chroot /full/fs /usr/bin/fio --output-format=terse --minimal --ioengine=libaio --verify=crc32c --verify_fatal=1 \\
            --verify_state_save=0 --serialize_overlap=1 --randrepeat=0 {arguments}"
     )
+}
+
+/// The CSI driver's own suite with both plugins in the guest, so that volumes are attached by the guest's kernel. Its
+/// programs lie beside the one under test.
+fn csi_driver(w: &mut World) -> Result<()> {
+    let mayastor = w.cluster.program().display().to_string();
+    let folder = w.cluster.program().parent().ok_or("a program in a folder")?.to_owned();
+    let suite = folder.parent().ok_or("a target folder")?.join("csi/bin/csi-sanity");
+    let mut options = format!("--suite {}", suite.display());
+    let mut kinds = vec!["ext4", "xfs", "raw_block", "killed_before_stage-mount", "killed_before_unstage-detach"];
+    if suite.exists() {
+        kinds.push("csi_sanity");
+    } else {
+        println!("  csi-sanity is SKIPPED: {} is missing; run `cargo xtask test --csi` first", suite.display());
+        options.clear();
+    }
+    let port = w.cluster.control_port();
+    for kind in kinds {
+        let script = format!(
+            "{FULL_ROOT}
+             modprobe nvme-tcp; modprobe ext4; modprobe xfs
+             mkdir -p /full/fs/tmp/csi && chroot /full/fs /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
+               {} --mayastor {mayastor} --folder /tmp/csi --control {HOST_ADDRESS}:{port} --transport kernel --only {kind} {options} 2>&1",
+            folder.join("csitest").display()
+        );
+        let ran = w.vm.run_on(0, &script, LONG)?;
+        if ran.code != 0 {
+            return Err(format!("{kind}: exit code {}\n{}\n{}", ran.code, ran.out, ran.err).into());
+        }
+    }
+    Ok(())
 }
 
 fn discover_and_identify(w: &mut World) -> Result<()> {
