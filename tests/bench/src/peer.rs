@@ -7,7 +7,7 @@ use crate::Result;
 use crate::load::Job;
 use crate::table::Row;
 
-/// The same job by fio with io_uring and O_DIRECT; nothing when fio is not installed.
+/// The same job by fio with io_uring and O_DIRECT, on the engines' processor; nothing when fio is not installed.
 pub fn fio_on_same_disk(dir: &Path, job: &Job, seconds: u64) -> Result<Option<Row>> {
     let file = dir.join("fio.img");
     let kind = match (job.name.starts_with("rand"), job.work.read_percent == 100) {
@@ -16,14 +16,15 @@ pub fn fio_on_same_disk(dir: &Path, job: &Job, seconds: u64) -> Result<Option<Ro
         (false, true) => "read",
         (false, false) => "write",
     };
-    let output = Command::new("fio")
+    let output = Command::new("taskset")
+        .args(["-c", "0", "fio"])
         .arg(format!("--filename={}", file.display()))
         .args(["--name=peer", "--ioengine=io_uring", "--direct=1", "--size=1g", "--time_based", "--ramp_time=300ms"])
         .args(["--output-format=json", &format!("--rw={kind}"), &format!("--runtime={seconds}")])
         .args([format!("--bs={}", job.work.request_bytes), format!("--iodepth={}", job.work.depth)])
         .output();
-    let Ok(output) = output else {
-        println!("fio is not installed: no peer for the pool");
+    let Some(output) = output.ok().filter(|output| output.status.success()) else {
+        println!("fio is not installed, or failed: no peer for the pool");
         return Ok(None);
     };
     let report: serde_json::Value = serde_json::from_slice(&output.stdout)?;
