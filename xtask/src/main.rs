@@ -6,6 +6,7 @@ mod fuzz;
 mod layers;
 mod packages;
 mod shell;
+mod sim;
 mod test;
 
 use clap::{Parser, Subcommand};
@@ -31,6 +32,8 @@ enum Chore {
     },
     /// Real processes in network namespaces under random faults, with every read checked
     Chaos(test::Chaos),
+    /// Whole clusters in a box, where everything goes wrong (options of `mayastor sim` are passed on)
+    Sim(sim::Args),
     /// Feed arbitrary bytes to every decoder (needs a nightly compiler and cargo-fuzz)
     Fuzz(fuzz::Args),
     /// Check that each crate uses only the crates that its layer allows
@@ -44,6 +47,7 @@ fn main() -> std::process::ExitCode {
         Chore::Test(args) => test::run(&args),
         Chore::Bench { args } => test::bench(&args),
         Chore::Chaos(args) => test::chaos(&args),
+        Chore::Sim(args) => sim::sim(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Layers => layers::check(),
         Chore::Prepush => test::prepush(),

@@ -1,7 +1,7 @@
 //! The suites.
 
 use crate::shell::cargo;
-use crate::{Result, layers, packages};
+use crate::{Result, layers, packages, sim};
 
 /// Which suites to run. None named: all of them.
 #[derive(clap::Args)]
@@ -12,6 +12,9 @@ pub struct Args {
     /// Unit, property, crash-point and simulation tests
     #[arg(long)]
     unit: bool,
+    /// Simulated clusters: 300 fresh seeds and all that ever failed, each twice
+    #[arg(long)]
+    sim: bool,
     /// A real Linux kernel as the initiator, in a QEMU guest
     #[arg(long)]
     guest: bool,
@@ -45,8 +48,15 @@ pub struct Chaos {
 
 /// Runs the suites.
 pub fn run(args: &Args) -> Result<()> {
-    let all =
-        !(args.lint || args.unit || args.guest || args.csi || args.demo || args.chaos || args.page || args.protocols);
+    let all = !(args.lint
+        || args.unit
+        || args.sim
+        || args.guest
+        || args.csi
+        || args.demo
+        || args.chaos
+        || args.page
+        || args.protocols);
     if all || args.guest {
         packages::for_guest()?;
     }
@@ -68,8 +78,11 @@ pub fn run(args: &Args) -> Result<()> {
     if all || args.unit {
         cargo(&["test", "--workspace", "--locked"])?;
     }
-    if all || args.demo || args.guest || args.csi || args.page || args.protocols {
+    if all || args.sim || args.demo || args.guest || args.csi || args.page || args.protocols {
         cargo(&["build", "--release", "--locked", "-p", "mayastor"])?;
+    }
+    if all || args.sim {
+        sim::suite()?;
     }
     if all || args.demo {
         // The README's words.

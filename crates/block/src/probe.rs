@@ -87,6 +87,8 @@ probes! {
         ForgetDirtyMap = "forget-dirty-map",
         /// Members that are older than the ledger in the store are served from.
         ServeOlderThanStore = "serve-older-than-store",
+        /// A member that lost its cache counts as one that has lost nothing.
+        TrustShaken = "trust-shaken",
         /// Less than half of the members in sync is enough to serve.
         ServeLoneStale = "serve-lone-stale",
     }

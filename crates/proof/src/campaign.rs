@@ -16,9 +16,11 @@ const THREADS: usize = 2;
 
 /// Which seeds to run.
 pub struct Campaign {
-    /// The first.
+    /// These before the others.
+    pub first: Vec<u64>,
+    /// The first of the others.
     pub from: u64,
-    /// How many.
+    /// How many others.
     pub seeds: u64,
     /// For how long at most.
     pub limit: Option<Duration>,
@@ -111,10 +113,12 @@ impl Campaign {
                     loop {
                         let k = next.fetch_add(1, Ordering::Relaxed);
                         let late = self.limit.is_some_and(|limit| began.elapsed() > limit);
-                        if k >= self.seeds || late || stop.load(Ordering::Relaxed) {
+                        let known = self.first.len() as u64;
+                        if k >= known.saturating_add(self.seeds) || late || stop.load(Ordering::Relaxed) {
                             return;
                         }
-                        self.seed(self.from + k, &tally);
+                        let seed = self.first.get(k as usize).copied();
+                        self.seed(seed.unwrap_or_else(|| self.from + k - known), &tally);
                     }
                 });
             }

@@ -53,6 +53,18 @@ pub struct Arguments {
     /// Run each seed once only
     #[arg(long)]
     once: bool,
+    /// Run the seeds of the file that remembers all that ever failed, besides the others
+    #[arg(long, value_name = "FILE")]
+    seeds_file: Option<PathBuf>,
+    /// Turn each deliberate defect on in turn, until it is caught; only in a build with the feature `mutants`
+    #[arg(long, conflicts_with_all = ["seed", "replay"])]
+    mutants: bool,
+    /// Only this deliberate defect
+    #[arg(long, value_name = "NAME", requires = "mutants")]
+    mutant: Option<String>,
+    /// Seconds that may be spent on each deliberate defect
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    patience: u64,
     /// Print which rare paths were reached
     #[arg(long)]
     marks: bool,
@@ -60,6 +72,9 @@ pub struct Arguments {
 
 /// Does what was asked, and says how it went.
 pub fn main(arguments: &Arguments) -> ExitCode {
+    if arguments.mutants {
+        return mutants(arguments);
+    }
     let single = match (&arguments.replay, arguments.seed) {
         (Some(path), _) => match load(path) {
             Ok(scenario) => Some(scenario),
@@ -75,6 +90,33 @@ pub fn main(arguments: &Arguments) -> ExitCode {
         Some(scenario) => one(arguments, &scenario),
         None => many(arguments),
     }
+}
+
+#[cfg(feature = "mutants")]
+fn mutants(arguments: &Arguments) -> ExitCode {
+    let limit = Duration::from_secs(arguments.patience);
+    let all = crate::mutants::prove(arguments.mutant.as_deref(), arguments.from, limit);
+    if all { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[cfg(not(feature = "mutants"))]
+fn mutants(arguments: &Arguments) -> ExitCode {
+    let name = arguments.mutant.as_deref().unwrap_or("any");
+    eprintln!("error: the deliberate defects ({name}) are not in this program: use cargo xtask sim --mutants");
+    eprintln!("       (each is tried for {} s)", arguments.patience);
+    ExitCode::from(4)
+}
+
+/// The seeds in a file: one a line, the rest of the line says what they found.
+fn seeds_in(path: &PathBuf) -> Result<Vec<u64>, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    let lines = text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with('#'));
+    lines
+        .map(|l| {
+            let seed = l.split_whitespace().next().unwrap_or_default();
+            seed.parse().map_err(|_| format!("{}: {seed:?} is not a seed", path.display()))
+        })
+        .collect()
 }
 
 fn load(path: &PathBuf) -> Result<Scenario, String> {
@@ -124,7 +166,15 @@ fn print_run(report: &Report) {
 }
 
 fn many(arguments: &Arguments) -> ExitCode {
+    let first = match arguments.seeds_file.as_ref().map(seeds_in).transpose() {
+        Ok(seeds) => seeds.unwrap_or_default(),
+        Err(why) => {
+            eprintln!("error: {why}");
+            return ExitCode::from(4);
+        }
+    };
     let campaign = Campaign {
+        first,
         from: arguments.from,
         seeds: arguments.seeds.unwrap_or(if arguments.minutes.is_some() { u64::MAX / 2 } else { 100 }),
         limit: arguments.minutes.map(|m| Duration::from_secs(m * 60)),

@@ -10,6 +10,8 @@ pub mod campaign;
 pub mod cli;
 mod client;
 mod cluster;
+#[cfg(feature = "mutants")]
+pub mod mutants;
 mod operator;
 pub mod oracle;
 mod panics;

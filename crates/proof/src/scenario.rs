@@ -193,7 +193,7 @@ pub enum Fault {
         /// Where.
         node: String,
     },
-    /// A disk is pulled, and put back later with what it held then.
+    /// A disk is pulled, and put back later with what it held then, at a restart of its machine.
     DiskGone {
         /// Where.
         node: String,

@@ -255,6 +255,12 @@ impl Trouble {
                 if let Some((options, image)) = self.pulled.remove(&node) {
                     cluster.note(&node, "disk back", String::new);
                     cluster.world.add_disk(disk_path(&node), options).set_image(image);
+                    // The machine starts anew with it: see docs/faults.md, what is not promised.
+                    cluster.cut_power(std::slice::from_ref(&node));
+                    let starts = self.undo.values().any(|u| matches!(u, Undo::Start(n) if *n == node));
+                    if !starts {
+                        self.later(cluster, 100, Undo::Start(node));
+                    }
                 }
             }
             Undo::StoreHeals => cluster.shared.store.lost_replies.set(0),
