@@ -437,7 +437,8 @@ pub struct CreateReplica {
 pub struct CreateNexus {
     /// Its uuid.
     pub uuid: String,
-    /// Its usable size in bytes.
+    /// Its usable size in bytes. Without a control plane it may be up to the size of the smallest child, and becomes what
+    /// that has beside its label.
     pub size: u64,
     /// Its children by URI, at least one.
     pub children: Vec<String>,

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use block::{Bytes, limits};
 use futures_util::future::join_all;
 use host::DiskRef;
+use nexus::label::Layout;
 use uuid::Uuid;
 
 use super::registry::{Bdev, Lease, Origin};
@@ -69,9 +70,35 @@ struct Opening<'a> {
 
 /// What came of it.
 struct Opened {
+    /// What was asked, or what the smallest child can give.
+    size: u64,
     nexus: Rc<volume::Nexus>,
     leases: BTreeMap<String, Lease>,
     absent: BTreeSet<String>,
+}
+
+impl NexusSlot {
+    /// Whether a nexus that was asked to have `size` bytes on these children would have become this one.
+    fn was_cut_from(&self, size: u64) -> bool {
+        let NexusState::Open { leases, .. } = &self.state else { return false };
+        let fits = |lease: &Lease| lease.disk.geometry().bytes() >= Bytes(size);
+        !self.managed
+            && leases.values().all(fits)
+            && usable(size, leases.values().map(|lease| &lease.disk)) == self.size
+    }
+}
+
+/// What a nexus of `size` bytes gets on its children: whole blocks, and no more than the smallest child has beside its
+/// label (docs/decisions/0005-size-of-a-nexus.md).
+fn usable<'a>(size: u64, disks: impl Iterator<Item = &'a DiskRef>) -> u64 {
+    let room = |disk: &DiskRef| {
+        let geometry = disk.geometry();
+        // A child that is too small for a label is refused by name when it is looked at.
+        let data = Layout::new(geometry.block_size, geometry.blocks).ok()?.data();
+        let wanted = geometry.block_size.blocks_in(Bytes(size)).min(data.len);
+        Some(geometry.block_size.bytes_of(wanted).0).filter(|bytes| *bytes > 0)
+    };
+    disks.filter_map(room).min().unwrap_or(size)
 }
 
 impl Node {
@@ -92,7 +119,9 @@ impl Node {
         let _held = self.locks.hold("nexus", &uuid.to_string()).await;
         let known = self.nexuses.borrow().get(&uuid).map(|slot| {
             let set = |c: &[String]| c.iter().cloned().collect::<BTreeSet<_>>();
-            let same = slot.size == size && slot.managed == managed && set(&slot.children) == set(&children);
+            let same = (slot.size == size || slot.was_cut_from(size))
+                && slot.managed == managed
+                && set(&slot.children) == set(&children);
             (same, matches!(slot.state, NexusState::Open { .. }))
         });
         match known {
@@ -119,7 +148,7 @@ impl Node {
             }
         };
         let slot = NexusSlot {
-            size,
+            size: opened.size,
             children,
             managed,
             published: None,
@@ -216,6 +245,8 @@ impl Node {
             };
             specs.push(ChildSpec { uri: child.clone(), disk });
         }
+        let cut = fresh && !managed;
+        let size = if cut { usable(size, leases.values().map(|lease| &lease.disk)) } else { size };
         let spec = NexusSpec {
             uuid,
             size: Bytes(size),
@@ -228,7 +259,7 @@ impl Node {
             events: self.nexus_events.clone(),
         };
         let nexus = volume::Nexus::open(&self.host, spec).await.map_err(|e| nexus_error(&e))?;
-        Ok(Opened { nexus, leases, absent })
+        Ok(Opened { size, nexus, leases, absent })
     }
 
     pub(super) async fn lease_child(&self, uuid: Uuid, child: &str) -> Result<Lease> {
