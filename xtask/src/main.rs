@@ -4,6 +4,7 @@
 
 mod fuzz;
 mod layers;
+mod mutants;
 mod packages;
 mod shell;
 mod sim;
@@ -38,6 +39,8 @@ enum Chore {
     Fuzz(fuzz::Args),
     /// Check that each crate uses only the crates that its layer allows
     Layers,
+    /// Switch on each deliberate defect in turn: a suite must catch it
+    Mutants,
     /// The quick checks before a push: formatting, lints, layers, unit tests
     Prepush,
 }
@@ -50,6 +53,7 @@ fn main() -> std::process::ExitCode {
         Chore::Sim(args) => sim::sim(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Layers => layers::check(),
+        Chore::Mutants => mutants::run(),
         Chore::Prepush => test::prepush(),
     };
     match result {

@@ -91,6 +91,20 @@ probes! {
         TrustShaken = "trust-shaken",
         /// Less than half of the members in sync is enough to serve.
         ServeLoneStale = "serve-lone-stale",
+        /// A pool counts a flush for what was written while it was on its way.
+        FlushCoversLater = "flush-covers-later",
+        /// A pool goes on after a flush that failed.
+        GoOnAfterFlush = "go-on-after-flush",
+        /// A checkpoint or label of a pool is not flushed before what builds on it is written.
+        CheckpointWithoutFlush = "checkpoint-without-flush",
+        /// An extent is given to a replica before its zeroes are durable.
+        ZeroWithoutFlush = "zero-without-flush",
+        /// An extent is used again before the record that freed it is durable.
+        ReuseBeforeDurable = "reuse-before-durable",
+        /// An extent is used again while requests of its old owner may still reach it.
+        ReuseUnderRequests = "reuse-under-requests",
+        /// Zeroes are answered before the record that frees the blocks is written.
+        AnswerBeforeUnmap = "answer-before-unmap",
     }
 }
 

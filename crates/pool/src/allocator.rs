@@ -11,6 +11,8 @@
 
 use std::collections::VecDeque;
 
+use block::probe::{Mutant, mutant};
+
 use crate::map::Place;
 
 /// Consecutive extents of one disk.
@@ -123,7 +125,10 @@ impl Allocator {
 
     /// Every record up to `durable` is durable, and every request of an epoch before `oldest_epoch` has ended.
     pub fn settle(&mut self, durable: u64, oldest_epoch: u64) {
-        while self.pending.front().is_some_and(|p| p.record <= durable && p.epoch < oldest_epoch) {
+        // Rules: an extent is used again once it is durably nobody's, and no request from before can still reach it.
+        let is_nobodys = |p: &Pending| p.record <= durable || mutant(Mutant::ReuseBeforeDurable);
+        let is_quiet = |p: &Pending| p.epoch < oldest_epoch || mutant(Mutant::ReuseUnderRequests);
+        while self.pending.front().is_some_and(|p| is_nobodys(p) && is_quiet(p)) {
             let Pending { place, .. } = self.pending.pop_front().expect("there is a first one");
             self.soil(place);
         }

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 
+use block::probe::{Mutant, mutant};
 use block::{BlockRange, Buf, Data, Durability, Fault, Request, Ticket};
 
 use crate::core::{Core, Live, Parked, Phase, State, Then, awaited_ticket};
@@ -202,7 +203,7 @@ impl State {
         let frees = parts.iter().any(|p| matches!(p, Part::Free { .. }));
         if durable && (frees || live.last_change() > self.journal.durable()) {
             After::Durable
-        } else if stands_on_unmap && live.last_unmap > self.journal.written() {
+        } else if stands_on_unmap && live.last_unmap > self.journal.written() && !mutant(Mutant::AnswerBeforeUnmap) {
             // Otherwise an answer that says "zeroes" could be taken back by a crash.
             After::Written
         } else {

@@ -4,6 +4,7 @@
 use std::rc::Rc;
 
 use block::Fault;
+use block::probe::{Mutant, mutant};
 use futures_util::future::join_all;
 use host::DiskExt;
 
@@ -34,9 +35,13 @@ impl Core {
             (s.disks[index].disk.clone(), s.journal.written())
         };
         let flushed = disk.flush().await;
+        // Rule: a flush covers what was written before it was sent, and nothing that was written meanwhile.
+        let covered = if mutant(Mutant::FlushCoversLater) { self.state.borrow().journal.written() } else { covered };
         match flushed {
             Ok(()) if index == 0 => self.state.borrow_mut().journal.on_flushed(covered),
             Ok(()) => {}
+            // Rule: after a flush that failed the pool stops; another one would succeed without what is lost.
+            Err(_) if mutant(Mutant::GoOnAfterFlush) => {}
             Err(fault) => self.fault(format!("flushing disk {}: {fault}", disk.label())),
         }
         flushed
@@ -195,6 +200,10 @@ impl Core {
         };
         let zeroed = join_all(requests.iter().map(|(disk, range)| disk.write_zeroes(*range, true))).await;
         zeroed.into_iter().collect::<Result<(), Fault>>()?;
+        // Rule: an extent is durably zero before it gets a place in a replica.
+        if mutant(Mutant::ZeroWithoutFlush) {
+            return Ok(());
+        }
         self.flush_disks(runs.iter().fold(0, |bits, run| bits | (1 << run.disk))).await
     }
 

@@ -42,7 +42,7 @@ async fn with_data(t: Teller) {
 }
 
 #[test]
-fn make() {
+pub(crate) fn make() {
     let story = tell(
         1,
         &[FIRST, OTHER, OTHER],
@@ -56,7 +56,7 @@ fn make() {
 }
 
 #[test]
-fn create_and_destroy_replicas() {
+pub(crate) fn create_and_destroy_replicas() {
     let story = tell(2, &[FIRST], with_data, |t| async move {
         t.ask(create("thick", 4, false)).await;
         t.ask(create("thin", 1000, true)).await;
@@ -68,7 +68,7 @@ fn create_and_destroy_replicas() {
 }
 
 #[test]
-fn writes() {
+pub(crate) fn writes() {
     let story = tell(3, &[FIRST], with_data, |t| async move {
         t.ask(write("a", 3 * BLOCKS + 2, 3, 1)).await;
         t.ask(write("a", 3 * BLOCKS + 3, 1, 2)).await;
@@ -82,7 +82,7 @@ fn writes() {
 }
 
 #[test]
-fn unmaps_and_zeroes() {
+pub(crate) fn unmaps_and_zeroes() {
     let story = tell(4, &[FIRST], with_data, |t| async move {
         t.ask(unmap("a", 0, BLOCKS)).await;
         t.ask(write("a", 1, 2, 1)).await;
@@ -100,7 +100,7 @@ fn unmaps_and_zeroes() {
 
 /// The pool is full: what one replica gives back is at once what the other one gets.
 #[test]
-fn extents_change_hands() {
+pub(crate) fn extents_change_hands() {
     let before = |t: Teller| async move {
         t.ask(Ask::Make { disks: vec![0] }).await;
         let free = t.pool().info().capacity.0 / common::EXTENT;
@@ -122,7 +122,7 @@ fn extents_change_hands() {
 
 /// The same with extents that are not on the disk of the journal, so that its order needs flushes of its own.
 #[test]
-fn extents_of_another_disk_change_hands() {
+pub(crate) fn extents_of_another_disk_change_hands() {
     let before = |t: Teller| async move {
         t.ask(Ask::Make { disks: vec![0, 1] }).await;
         let free = t.pool().info().capacity.0 / common::EXTENT;
@@ -140,7 +140,7 @@ fn extents_of_another_disk_change_hands() {
 }
 
 #[test]
-fn add_disk() {
+pub(crate) fn add_disk() {
     let story = tell(6, &[FIRST, OTHER], with_data, |t| async move {
         t.ask(write("a", 3 * BLOCKS, 1, 1)).await;
         t.ask(Ask::Grow { disk: 1 }).await;
@@ -153,7 +153,7 @@ fn add_disk() {
 
 /// More records than the journal has room for, so that checkpoints happen between them and the ring goes round.
 #[test]
-fn checkpoints() {
+pub(crate) fn checkpoints() {
     let story = tell(7, &[FIRST], with_data, |t| async move {
         for round in 0..12 {
             let at = 3 * BLOCKS + round % 2 * BLOCKS;
@@ -171,7 +171,7 @@ fn checkpoints() {
 
 /// Reservations are durable when they are answered, through checkpoints too; the first one marks the label.
 #[test]
-fn reservations() {
+pub(crate) fn reservations() {
     let story = tell(10, &[FIRST], with_data, |t| async move {
         t.ask(Ask::Reserve { name: "a", len: 32, byte: 1 }).await;
         t.ask(create("b", 4, true)).await;
@@ -193,7 +193,7 @@ fn reservations() {
 }
 
 #[test]
-fn export() {
+pub(crate) fn export() {
     let story = tell(8, &[FIRST], with_data, |t| async move {
         t.ask(write("a", 5, 20, 1)).await;
         t.ask(write("a", 4 * BLOCKS, 1, 2)).await;
@@ -203,7 +203,7 @@ fn export() {
 }
 
 #[test]
-fn destroy() {
+pub(crate) fn destroy() {
     let before = |t: Teller| async move {
         t.ask(Ask::Make { disks: vec![0, 1, 2] }).await;
     };
@@ -214,7 +214,7 @@ fn destroy() {
 
 /// Many requests at once, on the same blocks too.
 #[test]
-fn crowds() {
+pub(crate) fn crowds() {
     let mut tried = 0;
     for seed in 100..103 {
         let before = |t: Teller| async move {

@@ -246,6 +246,22 @@ fn a_failed_journal_write_stops_the_pool_until_it_is_imported() {
 }
 
 #[test]
+pub(crate) fn a_failed_flush_stops_the_pool() {
+    let w = world(9, &[FIRST]);
+    made(&w, 1);
+    let (host, disk) = (w.host(), w.disk("/d0"));
+    w.run(async move {
+        let pool = import(&host, [0]).await.unwrap();
+        let a = pool.replica("a").unwrap();
+        put(&a, 0, 1, 9).await.unwrap();
+        disk.fail_flushes(1);
+        a.flush().await.expect_err("the disk fails it");
+        assert!(matches!(pool.state(), PoolState::Faulted(_)), "{:?}", pool.state());
+        assert_eq!(a.flush().await, Err(Fault::Gone), "a second flush would succeed without what is lost");
+    });
+}
+
+#[test]
 fn a_bad_data_block_fails_its_request_only() {
     let w = world(8, &[FIRST]);
     made(&w, 1);
@@ -341,7 +357,7 @@ impl Disk for Gate {
 
 /// A read and a write that are slow, while the extent under them is taken away and another replica wants it.
 #[test]
-fn slow_requests_never_meet_the_next_owner() {
+pub(crate) fn slow_requests_never_meet_the_next_owner() {
     let w = world(10, &[FIRST]);
     let host = w.host();
     w.run(async move {

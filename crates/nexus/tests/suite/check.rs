@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use block::Fault;
-use nexus::ledger::Version;
+use nexus::ledger::{Set, Version};
 use nexus::machine::Phase;
 use nexus::map::{Maps, Shape};
 use nexus::open::{Decision, decide, known_behind};
@@ -24,6 +24,20 @@ impl World {
     pub fn check(&self) {
         self.check_members();
         recovery(&self.devices, &self.oracle, self.stored, &self.shape(), self.lossy.contains(&true));
+        if let [life] = &self.lives[..]
+            && life.machine.phase() == Phase::Serving
+        {
+            let counting = life.machine.counting();
+            (1..1u8 << self.devices.len()).for_each(|set| self.check_counting(set, &counting));
+        }
+    }
+
+    /// Whatever set a nexus would find in force after a crash now is one that acknowledgements wait for.
+    fn check_counting(&self, set: u8, counting: &Set) {
+        let reachable: Vec<usize> = (0..self.devices.len()).filter(|d| set >> d & 1 == 1).collect();
+        if let Ok(Decision::Serve { in_sync, .. }) = decide(&opening::found(&self.devices, &reachable), self.stored) {
+            assert!(in_sync.is_subset(counting), "{in_sync:?} would serve, acknowledgements wait for {counting:?}");
+        }
     }
 
     /// Every member that counts has every acknowledged write, and there is one that may be read.

@@ -100,7 +100,7 @@ pub static SCOPES: &[Scope] = &[
         before: &[Serving, Written, Out, Growing],
         scripts: &[&[Read(0), Write(0)]],
         to_first: &[],
-        budget: Budget { store: 1, errors: 1, crashes: 1, ..NONE },
+        budget: Budget { store: 1, commands: 1, crashes: 1, ..NONE },
     },
     Scope {
         name: "two members, crash",
