@@ -6,6 +6,7 @@ mod fuzz;
 mod layers;
 mod mutants;
 mod packages;
+mod rest;
 mod shell;
 mod sim;
 mod test;
@@ -37,6 +38,11 @@ enum Chore {
     Sim(sim::Args),
     /// Feed arbitrary bytes to every decoder (needs a nightly compiler and cargo-fuzz)
     Fuzz(fuzz::Args),
+    /// Measure the planner in a large cluster
+    Planner {
+        /// Numbers of nodes and volumes; 1000 and 100000 when absent
+        args: Vec<String>,
+    },
     /// Check that each crate uses only the crates that its layer allows
     Layers,
     /// Switch on each deliberate defect in turn: a suite must catch it
@@ -52,6 +58,7 @@ fn main() -> std::process::ExitCode {
         Chore::Chaos(args) => test::chaos(&args),
         Chore::Sim(args) => sim::sim(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
+        Chore::Planner { args } => test::planner(&args),
         Chore::Layers => layers::check(),
         Chore::Mutants => mutants::run(),
         Chore::Prepush => test::prepush(),

@@ -28,6 +28,11 @@ pub fn for_chaos() -> Result<()> {
     if missing.is_empty() { Ok(()) } else { install(&missing) }
 }
 
+/// Installs what the test of the REST API lacks.
+pub fn for_rest() -> Result<()> {
+    install(&[("/usr/bin/python3", "python3"), ("/usr/share/doc/python3-venv", "python3-venv")])
+}
+
 const PAGE: &[(&str, &str)] = &[("/usr/bin/chromium", "chromium"), ("/usr/bin/chromedriver", "chromium-driver")];
 
 /// Installs what the browser test lacks.

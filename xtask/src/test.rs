@@ -30,6 +30,9 @@ pub struct Args {
     /// The page in a headless Chromium: a volume is made, a node killed, the repair watched
     #[arg(long)]
     page: bool,
+    /// The REST API against its own OpenAPI document, with requests that schemathesis makes up
+    #[arg(long)]
+    rest: bool,
     /// Real processes under random faults, for 75 seconds
     #[arg(long)]
     chaos: bool,
@@ -56,7 +59,8 @@ pub fn run(args: &Args) -> Result<()> {
         || args.demo
         || args.chaos
         || args.page
-        || args.protocols);
+        || args.protocols
+        || args.rest);
     if all || args.guest {
         packages::for_guest()?;
     }
@@ -78,7 +82,7 @@ pub fn run(args: &Args) -> Result<()> {
     if all || args.unit {
         cargo(&["test", "--workspace", "--locked"])?;
     }
-    if all || args.sim || args.demo || args.guest || args.csi || args.page || args.protocols {
+    if all || args.sim || args.demo || args.guest || args.csi || args.page || args.protocols || args.rest {
         cargo(&["build", "--release", "--locked", "-p", "mayastor"])?;
     }
     if all || args.sim {
@@ -90,6 +94,9 @@ pub fn run(args: &Args) -> Result<()> {
     }
     if all || args.page {
         cargo(&["run", "--release", "--locked", "-p", "page"])?;
+    }
+    if all || args.rest {
+        crate::rest::run()?;
     }
     if all || args.csi || args.guest {
         // The guest runs it too.
@@ -143,4 +150,10 @@ pub fn bench(args: &[String]) -> Result<()> {
     cargo(&["build", "--release", "--locked", "-p", "mayastor", "-p", "bench"])?;
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     crate::shell::run("target/release/bench", &args)
+}
+
+/// Measures the planner.
+pub fn planner(args: &[String]) -> Result<()> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    cargo(&[&["run", "--release", "--locked", "-p", "plan", "--example", "scale", "--"], &args[..]].concat())
 }

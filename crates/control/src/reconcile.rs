@@ -102,10 +102,14 @@ pub(crate) async fn run(inner: Weak<Inner>) {
     loop {
         let Some(strong) = inner.upgrade() else { return };
         adopt_ledgers(&strong).await;
+        let begun = tokio::time::Instant::now();
         turn(&strong);
+        // In a very large cluster reports come faster than everything can be looked at: leave time for all else.
+        let rest = begun.elapsed() * 4;
         let tick = strong.options.tick;
         // Waits without keeping the control plane alive for longer than a tick.
         let _ = tokio::time::timeout(tick, strong.wake.notified()).await;
+        tokio::time::sleep(rest).await;
     }
 }
 

@@ -232,12 +232,16 @@ pub async fn set_replica_count(
     Ok(Json(rest.service.set_replica_count(Request::new(request)).await?.into_inner().into()))
 }
 
+/// How many events can be asked for.
+const MOST_EVENTS: u32 = 100_000;
+
 /// Which events.
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Which {
     /// Only the last so many; 0: all that are kept.
     #[serde(default)]
+    #[param(maximum = 100_000)]
     last: u32,
     /// Only those about this object, such as volume/data or node/node-1.
     #[serde(default)]
@@ -250,6 +254,9 @@ pub struct Which {
     responses((status = 200, body = Vec<Event>), (status = "4XX", body = Problem, content_type = "application/problem+json"))
 )]
 pub async fn list_events(State(rest): State<Rest>, Asked(which): Asked<Which>) -> Answer<Vec<Event>> {
+    if which.last > MOST_EVENTS {
+        return Err(Problem::invalid(format!("last: {} events are too many; {MOST_EVENTS} are possible", which.last)));
+    }
     let request = v1::ListEventsRequest { follow: false, last: which.last, object: which.object };
     let mut stream = rest.service.list_events(Request::new(request)).await?.into_inner();
     let mut events = Vec::new();

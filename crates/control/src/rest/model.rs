@@ -1,7 +1,7 @@
 //! What is said over HTTP, as JSON. Names and words are those of the gRPC messages and of `mayastor -o json`.
 
 use api::{Word, v1};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
 /// How a node is.
@@ -82,7 +82,7 @@ pub struct NewPool {
     #[schema(min_length = 1, max_length = 63)]
     pub name: String,
     /// Its disks: paths or URIs, as the node sees them.
-    #[schema(min_items = 1)]
+    #[schema(min_items = 1, max_items = 64)]
     pub disks: Vec<String>,
     /// Whether a disk that holds something foreign may be overwritten. A disk of a Mayastor pool never is.
     #[serde(default)]
@@ -194,6 +194,15 @@ pub struct Volume {
     pub generation: u64,
 }
 
+/// A whole number; JSON may write it with a fraction of zero.
+fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(from: D) -> Result<T, D::Error> {
+    let number = serde_json::Number::deserialize(from)?;
+    let exact = |f: &f64| f.fract() == 0.0 && (0.0..9e15).contains(f);
+    let value = number.as_u64().or_else(|| number.as_f64().filter(exact).map(|f| f as u64));
+    let fits = value.and_then(|v| T::try_from(v).ok());
+    fits.ok_or_else(|| serde::de::Error::custom(format!("{number} is not possible here: a whole number is needed")))
+}
+
 /// A volume to be made.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -203,9 +212,11 @@ pub struct NewVolume {
     pub name: String,
     /// Usable bytes: a multiple of 4096.
     #[schema(minimum = 4096, maximum = 1_125_899_906_842_624_u64, multiple_of = 4096)]
+    #[serde(deserialize_with = "whole")]
     pub size: u64,
     /// How many copies.
     #[schema(minimum = 1, maximum = 16)]
+    #[serde(deserialize_with = "whole")]
     pub replicas: u32,
     /// Whether its copies take space only when written.
     #[serde(default)]
@@ -236,6 +247,7 @@ pub struct Publish {
 pub struct Copies {
     /// The number.
     #[schema(minimum = 1, maximum = 16)]
+    #[serde(deserialize_with = "whole")]
     pub replicas: u32,
 }
 
@@ -360,4 +372,18 @@ impl From<v1::Event> for Event {
 /// The word of a pool's state, for metrics.
 pub fn pool_word(pool: &v1::Pool) -> String {
     pool.state().word()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_numbers_may_have_a_fraction_of_zero() {
+        let read = |text: &str| serde_json::from_str::<Copies>(text).map(|c| c.replicas);
+        assert_eq!((read("{\"replicas\": 3}").ok(), read("{\"replicas\": 3.0}").ok()), (Some(3), Some(3)));
+        for wrong in ["3.5", "-1", "1e30", "\"3\"", "null", "5000000000"] {
+            assert!(read(&format!("{{\"replicas\": {wrong}}}")).is_err(), "{wrong}");
+        }
+    }
 }

@@ -27,6 +27,10 @@ impl Problem {
         let title = status.canonical_reason().unwrap_or("Problem").to_owned();
         Problem { kind: "about:blank", title, status: status.as_u16(), detail: detail.into(), code }
     }
+    /// 400: the request itself is wrong.
+    pub fn invalid(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::BAD_REQUEST, "invalid-argument", detail)
+    }
     /// 404.
     pub fn not_found(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::NOT_FOUND, "not-found", detail)
@@ -54,7 +58,8 @@ impl From<Status> for Problem {
             Code::AlreadyExists => (StatusCode::CONFLICT, "already-exists"),
             Code::FailedPrecondition => (StatusCode::CONFLICT, "failed-precondition"),
             Code::Aborted => (StatusCode::CONFLICT, "aborted"),
-            Code::ResourceExhausted => (StatusCode::INSUFFICIENT_STORAGE, "resource-exhausted"),
+            // No room: not a failure of the server, and another state of the cluster would allow it.
+            Code::ResourceExhausted => (StatusCode::CONFLICT, "resource-exhausted"),
             Code::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
             Code::DeadlineExceeded => (StatusCode::GATEWAY_TIMEOUT, "deadline-exceeded"),
             Code::PermissionDenied => (StatusCode::FORBIDDEN, "permission-denied"),
