@@ -34,6 +34,7 @@ pub async fn import(host: &Host, members: Vec<Member>, name: Option<&str>) -> Re
         }
     }
     let area = loaded.label().metadata;
+    make_durable(&loaded).await?;
     let mut header = loaded.header.clone();
     header.sequence += 1;
     header.epoch = header.sequence;
@@ -45,6 +46,16 @@ pub async fn import(host: &Host, members: Vec<Member>, name: Option<&str>) -> Re
     io::write_durably(&loaded.disks[0].member.disk, slot, &bytes).await?;
     loaded.header = header;
     Ok(Pool::new(Core::new(host, loaded)))
+}
+
+/// Writes the checkpoint that was found once more. When the flush behind it failed, it can be read but may not be durable,
+/// and the older one, which is, will be overwritten next.
+async fn make_durable(loaded: &Loaded) -> Result<(), PoolError> {
+    let (header, disk) = (&loaded.header, &loaded.disks[0].member.disk);
+    let slot = loaded.label().metadata.slots[(header.sequence % 2) as usize];
+    let len = checkpoint::HEADER_BYTES as u64 + header.body_len.next_multiple_of(4096);
+    let bytes = io::read(disk, slot, len).await?;
+    io::write_durably(disk, slot, &bytes).await
 }
 
 /// Removes the labels of a pool that is being destroyed; disk 0, which knows that it is, comes last.

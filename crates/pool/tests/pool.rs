@@ -56,3 +56,43 @@ fn a_replica_conforms_to_what_disks_promise() {
         }
     }
 }
+
+/// The flush behind a new checkpoint fails, so the pool stops; the next opening still reads it, and the power goes while that
+/// one writes its own: one of the two checkpoints must be whole.
+#[test]
+fn a_checkpoint_whose_flush_failed_is_not_relied_on() {
+    for seed in 0..200 {
+        let world = common::world(seed, &[2 << 20]);
+        let host = world.host();
+        world.run(async move {
+            let pool = common::create(&host, [0]).await;
+            common::replica(&pool, "a", 4, true).await;
+        });
+        world.kill("main");
+        world.disk("/d0").power_cut();
+        // An opening that is stopped by its first flush, then one that goes on for a short while.
+        for (failing, micros) in [(1, 100_000), (0, seed * 20)] {
+            world.disk("/d0").fail_flushes(failing);
+            let host = world.host();
+            host.clone().spawn(async move {
+                let opened = common::import(&host, [0]).await;
+                // It is open until the machine dies.
+                if let Ok(pool) = opened {
+                    host.sleep(std::time::Duration::from_secs(3600)).await;
+                    drop(pool);
+                }
+            });
+            world.run_for(std::time::Duration::from_micros(micros));
+            world.kill_process("main");
+        }
+        world.kill("main");
+        world.disk("/d0").power_cut();
+        let host = world.host();
+        let replicas = world.run(async move {
+            let pool = common::import(&host, [0]).await.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+            pool.replicas().len()
+        });
+        assert_eq!(replicas, 1, "seed {seed}");
+        world.kill("main");
+    }
+}
