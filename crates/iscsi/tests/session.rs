@@ -234,6 +234,20 @@ fn a_new_session_of_the_same_port_waits_for_the_old_ones_writes() {
 }
 
 #[test]
+fn discovery_sessions_do_not_end_each_other() {
+    let mut w = World::new();
+    w.export(DISK);
+    let keys = [("InitiatorName", HOST), ("SessionType", "Discovery")];
+    let mut sessions = [Initiator::new(&mut w), Initiator::new(&mut w)];
+    for i in &mut sessions {
+        assert_eq!(i.login(&mut w, 0x87, &keys).map(|p| p.login_status()), Some(0));
+    }
+    for i in &mut sessions {
+        assert_eq!(i.text(&mut w, NONE, b"SendTargets=All\0").keys()["TargetName"], DISK);
+    }
+}
+
+#[test]
 fn silent_initiators_are_asked_and_given_up() {
     let mut w = World::new();
     w.export(DISK);

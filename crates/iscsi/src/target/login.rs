@@ -285,7 +285,9 @@ impl Target {
 
     /// Other connections of the same initiator's port with the same target.
     fn rivals(&self, id: ConnectionId) -> Vec<ConnectionId> {
-        let Some(mine) = self.connections[id.index()].session.as_ref() else { return Vec::new() };
+        let mine = self.connections[id.index()].session.as_ref();
+        // Discovery sessions do not get into each other's way.
+        let Some(mine) = mine.filter(|s| s.export.is_some()) else { return Vec::new() };
         let same = |s: &Session| s.port == mine.port && s.export == mine.export;
         let others =
             self.connections.iter().filter(|(index, c)| *index != id.index() && c.session.as_ref().is_some_and(same));

@@ -51,7 +51,8 @@ impl Target {
             needed,
             wanted,
             got: len,
-            buf: (wanted > 0).then(|| BufMut::new(wanted)),
+            // What comes only when it is asked for gets its memory then.
+            buf: (wanted > 0 && (len > 0 || !command.is_final)).then(|| BufMut::new(wanted)),
             data_sn: 0,
             r2ts: 0,
             work: Work::Unsolicited,
@@ -60,7 +61,7 @@ impl Target {
         };
         let slot = connection.tasks.insert(task);
         let current = Current::Command { slot, is_final: command.is_final, bhs: *bhs };
-        if wanted == 0 {
+        if wanted == 0 || len == 0 {
             return Ok(Placed::dropped(current));
         }
         Ok(Placed { current, sink: Sink::Task(slot), at: 0, keep: wanted })
@@ -187,6 +188,7 @@ impl super::Connection {
         let len = end - task.got;
         let bhs = pdu::r2t(task.itt, ttt, task.r2ts, task.got as u32, len as u32);
         task.r2ts += 1;
+        task.buf.get_or_insert_with(|| BufMut::new(task.wanted));
         self.tasks.receiving += len;
         self.tasks.set(slot, Work::Solicited { ttt, end });
         self.send(bhs, block::Data::empty(), super::connection::Numbered::Next);
