@@ -13,6 +13,7 @@ const GUEST: &[(&str, &str)] = &[
     ("/usr/bin/zstd", "zstd"),
     ("/usr/bin/xz", "xz-utils"),
     ("/usr/sbin/nvme", "nvme-cli"),
+    ("/usr/sbin/iscsistart", "open-iscsi"),
     ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
     ("/usr/sbin/mkfs.xfs", "xfsprogs"),
     ("/usr/bin/fio", "fio"),

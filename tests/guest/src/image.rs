@@ -21,6 +21,8 @@ const MODULES: &[&str] = &[
     "configfs",
     "nvme",
     "nvme-tcp",
+    "iscsi_tcp",
+    "sd_mod",
     "ext4",
     "xfs",
     "crc32c_generic",
@@ -31,6 +33,7 @@ const MODULES: &[&str] = &[
 /// Programs that the guest carries in its initramfs, with the libraries that they need.
 const PROGRAMS: &[&str] = &[
     "/usr/sbin/nvme",
+    "/usr/sbin/iscsistart",
     "/usr/sbin/mkfs.ext4",
     "/usr/sbin/e2fsck",
     "/usr/sbin/mkfs.xfs",

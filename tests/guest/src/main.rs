@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "a test harness")]
 
+mod iscsi;
 mod steps;
 
 use std::path::PathBuf;

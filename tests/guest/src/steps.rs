@@ -20,6 +20,7 @@ pub const ALL: &[(&str, Step)] = &[
     ("raw_device_with_trims_and_zeroes", trims_and_zeroes),
     ("digests_on", digests),
     ("the_csi_driver_through_the_kernel", csi_driver),
+    ("ext4_over_iscsi", crate::iscsi::file_system),
     ("the_target_engine_restarts_under_load", engine_restart),
     ("a_replica_node_dies_under_load_and_is_replaced", node_loss),
 ];
