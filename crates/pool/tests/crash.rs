@@ -139,6 +139,28 @@ pub(crate) fn extents_of_another_disk_change_hands() {
     report("extents of another disk change hands", story.survives(effort(4, 12)));
 }
 
+/// A replica may lie wholly on a disk that is not the journal's: its flush covers the journal, too.
+#[test]
+pub(crate) fn flushes_of_another_disk() {
+    let before = |t: Teller| async move {
+        t.ask(Ask::Make { disks: vec![0, 1] }).await;
+        let free = t.pool().info().capacity.0 / common::EXTENT;
+        t.ask(create("a", 60, true)).await;
+        t.ask(write("a", 0, free * BLOCKS, 0xa0)).await;
+        for name in ["b", "c", "d", "e"] {
+            t.ask(create(name, 1, true)).await;
+        }
+    };
+    let story = tell(16, &[FIRST, OTHER], before, |t| async move {
+        for (name, extent) in [("b", 1), ("c", 7), ("d", 13), ("e", 19)] {
+            t.ask(unmap("a", extent * BLOCKS, BLOCKS)).await;
+            t.ask(write(name, 2, 2, 0xb0)).await;
+            t.ask(Ask::Flush { name }).await;
+        }
+    });
+    report("flushes of another disk", story.survives(effort(6, 12)));
+}
+
 #[test]
 pub(crate) fn add_disk() {
     let story = tell(6, &[FIRST, OTHER], with_data, |t| async move {
