@@ -4,8 +4,11 @@ use std::path::Path;
 
 use crate::{Result, shell};
 
-/// A program that tells whether a package is there, and the package.
-const GUEST: &[(&str, &str)] = &[
+/// A file that tells whether a package is there, and the package.
+pub type Package = (&'static str, &'static str);
+
+/// A virtual machine, its kernel and programs.
+pub const GUEST: &[Package] = &[
     ("/usr/bin/qemu-system-x86_64", "qemu-system-x86"),
     ("/usr/bin/busybox", "busybox-static"),
     ("/usr/bin/cpio", "cpio"),
@@ -20,58 +23,35 @@ const GUEST: &[(&str, &str)] = &[
 ];
 
 /// What makes the networks of chaos.
-const CHAOS: &[(&str, &str)] =
+pub const CHAOS: &[Package] =
     &[("/usr/sbin/ip", "iproute2"), ("/usr/sbin/tc", "iproute2"), ("/usr/bin/unshare", "util-linux")];
 
-/// Installs what chaos lacks.
-pub fn for_chaos() -> Result<()> {
-    let missing: Vec<_> = CHAOS.iter().filter(|(file, _)| !Path::new(file).exists()).copied().collect();
-    if missing.is_empty() { Ok(()) } else { install(&missing) }
-}
+/// A browser.
+pub const PAGE: &[Package] = &[("/usr/bin/chromium", "chromium"), ("/usr/bin/chromedriver", "chromium-driver")];
 
-/// Installs what the test of the REST API lacks.
-pub fn for_rest() -> Result<()> {
-    install(&[("/usr/bin/python3", "python3"), ("/usr/share/doc/python3-venv", "python3-venv")])
-}
-
-const PAGE: &[(&str, &str)] = &[("/usr/bin/chromium", "chromium"), ("/usr/bin/chromedriver", "chromium-driver")];
-
-/// Installs what the browser test lacks.
-pub fn for_page() -> Result<()> {
-    install(PAGE)
-}
+/// What makes up requests for the REST API comes from Python's registry.
+pub const REST: &[Package] = &[("/usr/bin/python3", "python3"), ("/usr/share/doc/python3-venv", "python3-venv")];
 
 /// What speaks our protocols from outside.
-const PROTOCOLS: &[(&str, &str)] = &[
+pub const PROTOCOLS: &[Package] = &[
     ("/usr/bin/iscsi-test-cu", "libiscsi-bin"),
     ("/usr/bin/qemu-img", "qemu-utils"),
     ("/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra"),
 ];
 
-/// Installs what the protocol suite lacks.
-pub fn for_protocols() -> Result<()> {
-    install(PROTOCOLS)
-}
-
-/// Installs what the guest suite lacks.
-pub fn for_guest() -> Result<()> {
-    install(GUEST)
-}
-
 /// Programs for file systems.
-const CSI: &[(&str, &str)] = &[
+pub const CSI: &[Package] = &[
     ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
     ("/usr/sbin/mkfs.xfs", "xfsprogs"),
     ("/usr/bin/btrfs", "btrfs-progs"),
     ("/usr/sbin/blkid", "util-linux"),
 ];
 
-/// Installs what the suite of the CSI driver lacks.
-pub fn for_csi() -> Result<()> {
-    install(CSI)
-}
-
-fn install(wanted: &[(&str, &str)]) -> Result<()> {
+/// Installs what is missing.
+pub fn install(wanted: &[Package]) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
     // The guest's kernel is looked up in the package lists, so they must be there even when nothing is to be installed.
     let lists = std::fs::read_dir("/var/lib/apt/lists").is_ok_and(|d| d.flatten().any(|f| f.path().is_file()));
     let missing: Vec<&str> = wanted.iter().filter(|(file, _)| !Path::new(file).exists()).map(|(_, p)| *p).collect();

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use crate::{Result, packages, shell};
+use crate::{Result, shell};
 
 /// The version that the test was written with.
 const SCHEMATHESIS: &str = "schemathesis==4.32.5";
@@ -14,7 +14,6 @@ const SEED: &str = "20261122";
 
 /// Runs it.
 pub fn run() -> Result<()> {
-    packages::for_rest()?;
     let root = shell::root();
     let venv = root.join("target/schemathesis");
     let tool = venv.join("bin/schemathesis");

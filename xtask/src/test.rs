@@ -1,9 +1,10 @@
 //! The suites.
 
+use crate::packages::{self, Package};
 use crate::shell::cargo;
-use crate::{Result, layers, packages, sim};
+use crate::{Result, layers, rest, shell, sim};
 
-/// Which suites to run. None named: all of them.
+/// Which suites to run. None named: all of them, in this order.
 #[derive(clap::Args)]
 pub struct Args {
     /// Formatting, lints and layers
@@ -12,30 +13,30 @@ pub struct Args {
     /// Unit, property, crash-point and simulation tests
     #[arg(long)]
     unit: bool,
-    /// Simulated clusters: 300 fresh seeds and all that ever failed, each twice
-    #[arg(long)]
-    sim: bool,
-    /// A real Linux kernel as the initiator, in a QEMU guest
-    #[arg(long)]
-    guest: bool,
-    /// The CSI driver: csi-sanity, file systems, kills at every step (needs root and Go)
-    #[arg(long)]
-    csi: bool,
-    /// Programs of others (libiscsi, QEMU) as initiators of our targets
-    #[arg(long)]
-    protocols: bool,
     /// `mayastor up --demo` as a new user would run it
     #[arg(long)]
     demo: bool,
+    /// Simulated clusters: 300 fresh seeds and all that ever failed, each twice
+    #[arg(long)]
+    sim: bool,
     /// The page in a headless Chromium: a volume is made, a node killed, the repair watched
     #[arg(long)]
     page: bool,
     /// The REST API against its own OpenAPI document, with requests that schemathesis makes up
     #[arg(long)]
     rest: bool,
+    /// Programs of others (libiscsi, QEMU) as initiators of our targets
+    #[arg(long)]
+    protocols: bool,
+    /// The CSI driver: csi-sanity, file systems, kills at every step (needs root and Go)
+    #[arg(long)]
+    csi: bool,
     /// Real processes under random faults, for 75 seconds
     #[arg(long)]
     chaos: bool,
+    /// A real Linux kernel as the initiator, in a QEMU guest
+    #[arg(long)]
+    guest: bool,
 }
 
 /// How long chaos lasts, and which.
@@ -49,94 +50,106 @@ pub struct Chaos {
     seed: Option<u64>,
 }
 
+/// One suite: what it needs, and how it runs.
+struct Suite {
+    wanted: bool,
+    packages: &'static [Package],
+    program: Program,
+    run: fn() -> Result<()>,
+}
+
+/// Whether a suite starts the program as users have it.
+#[derive(PartialEq, Eq)]
+enum Program {
+    Release,
+    None,
+}
+
 /// Runs the suites.
 pub fn run(args: &Args) -> Result<()> {
-    let all = !(args.lint
-        || args.unit
-        || args.sim
-        || args.guest
-        || args.csi
-        || args.demo
-        || args.chaos
-        || args.page
-        || args.protocols
-        || args.rest);
-    if all || args.guest {
-        packages::for_guest()?;
+    use Program::{None, Release};
+    let suite = |wanted, packages, program, run| Suite { wanted, packages, program, run };
+    let mut suites = vec![
+        suite(args.lint, &[], None, lint),
+        suite(args.unit, &[], None, unit),
+        suite(args.demo, &[], Release, demo),
+        suite(args.sim, &[], Release, sim::suite),
+        suite(args.page, packages::PAGE, Release, || harness("page")),
+        suite(args.rest, packages::REST, Release, rest::run),
+        suite(args.protocols, packages::PROTOCOLS, Release, || harness("protocols")),
+        suite(args.csi, packages::CSI, Release, csi),
+        suite(args.chaos, packages::CHAOS, Release, || run_chaos(&Chaos { seconds: 75, seed: Option::None })),
+        suite(args.guest, packages::GUEST, Release, guest),
+    ];
+    if suites.iter().any(|s| s.wanted) {
+        suites.retain(|s| s.wanted);
     }
-    if all || args.csi {
-        packages::for_csi()?;
-    }
-    if all || args.chaos {
-        packages::for_chaos()?;
-    }
-    if all || args.page {
-        packages::for_page()?;
-    }
-    if all || args.protocols {
-        packages::for_protocols()?;
-    }
-    if all || args.lint {
-        lint()?;
-    }
-    if all || args.unit {
-        cargo(&["test", "--workspace", "--locked"])?;
-    }
-    if all || args.sim || args.demo || args.guest || args.csi || args.page || args.protocols || args.rest {
-        cargo(&["build", "--release", "--locked", "-p", "mayastor"])?;
-    }
-    if all || args.sim {
-        sim::suite()?;
-    }
-    if all || args.demo {
-        // The README's words.
-        cargo(&["run", "--release", "--locked", "--", "up", "--demo"])?;
-    }
-    if all || args.page {
-        cargo(&["run", "--release", "--locked", "-p", "page"])?;
-    }
-    if all || args.rest {
-        crate::rest::run()?;
-    }
-    if all || args.csi || args.guest {
-        // The guest runs it too.
-        cargo(&["build", "--release", "--locked", "-p", "csitest"])?;
-    }
-    if all || args.csi {
-        // It mounts file systems.
-        let (program, first): (&str, &[&str]) = if packages::is_root() {
-            ("target/release/csitest", &[])
-        } else {
-            ("sudo", &["-E", "target/release/csitest"])
-        };
-        crate::shell::run(program, &[first, &["--mayastor", "target/release/mayastor"]].concat())?;
-    }
-    if all || args.guest {
-        cargo(&["run", "--release", "--locked", "-p", "guest", "--", "--mayastor", "target/release/mayastor"])?;
-    }
-    if all || args.protocols {
-        cargo(&["run", "--release", "--locked", "-p", "protocols", "--", "--mayastor", "target/release/mayastor"])?;
-    }
-    if all || args.chaos {
-        chaos(&Chaos { seconds: 75, seed: None })?;
+    packages::install(&suites.iter().flat_map(|s| s.packages).copied().collect::<Vec<_>>())?;
+    // What needs no release build tells first.
+    for program in [None, Release] {
+        if program == Release && suites.iter().any(|s| s.program == Release) {
+            build_release()?;
+        }
+        for suite in suites.iter().filter(|s| s.program == program) {
+            (suite.run)()?;
+        }
     }
     Ok(())
 }
 
 /// Builds everything and lets chaos loose.
 pub fn chaos(args: &Chaos) -> Result<()> {
-    cargo(&["build", "--release", "--locked", "-p", "mayastor", "-p", "chaos"])?;
-    let mut words = vec!["--seconds".to_owned(), args.seconds.to_string()];
-    if let Some(seed) = args.seed {
-        words.extend(["--seed".to_owned(), seed.to_string()]);
+    packages::install(packages::CHAOS)?;
+    build_release()?;
+    run_chaos(args)
+}
+
+fn run_chaos(args: &Chaos) -> Result<()> {
+    let seconds = args.seconds.to_string();
+    let seed = args.seed.map(|seed| seed.to_string());
+    let mut words = vec!["run", "--locked", "-p", "chaos", "--", "--seconds", &seconds];
+    if let Some(seed) = &seed {
+        words.extend(["--seed", seed]);
     }
-    crate::shell::run("target/release/chaos", &words.iter().map(String::as_str).collect::<Vec<_>>())
+    cargo(&words)
+}
+
+/// Runs a program of `tests/`, which starts the release build of the product. It is itself built like the unit tests,
+/// which is much faster than another release build.
+fn harness(package: &str) -> Result<()> {
+    cargo(&["run", "--locked", "-p", package])
+}
+
+/// It mounts file systems.
+fn csi() -> Result<()> {
+    cargo(&["build", "--locked", "-p", "csitest"])?;
+    let program = "target/debug/csitest";
+    if packages::is_root() { shell::run(program, &[]) } else { shell::run("sudo", &["-E", program]) }
+}
+
+/// The suite of the CSI driver runs in the guest, too.
+fn guest() -> Result<()> {
+    cargo(&["build", "--locked", "-p", "csitest"])?;
+    harness("guest")
+}
+
+fn build_release() -> Result<()> {
+    cargo(&["build", "--release", "--locked"])
+}
+
+/// The README's words.
+fn demo() -> Result<()> {
+    cargo(&["run", "--release", "--locked", "--", "up", "--demo"])
+}
+
+fn unit() -> Result<()> {
+    cargo(&["test", "--workspace", "--locked"])
 }
 
 /// What a developer runs before a push.
 pub fn prepush() -> Result<()> {
     lint()?;
-    cargo(&["test", "--workspace", "--locked"])
+    unit()
 }
 
 fn lint() -> Result<()> {
@@ -149,7 +162,7 @@ fn lint() -> Result<()> {
 pub fn bench(args: &[String]) -> Result<()> {
     cargo(&["build", "--release", "--locked", "-p", "mayastor", "-p", "bench"])?;
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
-    crate::shell::run("target/release/bench", &args)
+    shell::run("target/release/bench", &args)
 }
 
 /// Measures the planner.

@@ -96,11 +96,11 @@ fn fio(arguments: &str) -> String {
 }
 
 /// The CSI driver's own suite with both plugins in the guest, so that volumes are attached by the guest's kernel. Its
-/// programs lie beside the one under test.
+/// programs lie in the same target folder as the one under test.
 fn csi_driver(w: &mut World) -> Result<()> {
     let mayastor = w.cluster.program().display().to_string();
-    let folder = w.cluster.program().parent().ok_or("a program in a folder")?.to_owned();
-    let suite = folder.parent().ok_or("a target folder")?.join("csi/bin/csi-sanity");
+    let target = w.cluster.program().ancestors().nth(2).ok_or("a program in a target folder")?.to_owned();
+    let suite = target.join("csi/bin/csi-sanity");
     let mut options = format!("--suite {}", suite.display());
     let mut kinds = vec!["ext4", "xfs", "raw_block", "killed_before_stage-mount", "killed_before_unstage-detach"];
     if suite.exists() {
@@ -116,7 +116,7 @@ fn csi_driver(w: &mut World) -> Result<()> {
              modprobe nvme-tcp; modprobe ext4; modprobe xfs
              mkdir -p /full/fs/tmp/csi && chroot /full/fs /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
                {} --mayastor {mayastor} --folder /tmp/csi --control {HOST_ADDRESS}:{port} --transport kernel --only {kind} {options} 2>&1",
-            folder.join("csitest").display()
+            target.join("debug/csitest").display()
         );
         let ran = w.vm.run_on(0, &script, LONG)?;
         if ran.code != 0 {
