@@ -129,9 +129,22 @@ impl Core {
             request,
             Ticket::new(move |outcome| {
                 core.grace.leave(epoch);
+                if matches!(outcome, Err(Fault::Gone)) {
+                    core.clone().lost_disk(index);
+                }
                 ticket.answer(outcome);
             }),
         );
+    }
+
+    /// Nothing of this pool is sure to come back: whoever places copies has to know at once, not at the next flush. Told
+    /// by an answer, which may come in the middle of a request.
+    fn lost_disk(self: Rc<Core>, index: u8) {
+        let host = self.host.clone();
+        host.spawn(async move {
+            let disk = self.state.borrow().disks[usize::from(index)].disk.label();
+            self.fault(format!("disk {disk} is gone"));
+        });
     }
 
     /// Lets a request wait until its extent has a place; asks for the place when nobody has yet.

@@ -261,6 +261,22 @@ pub(crate) fn a_failed_flush_stops_the_pool() {
     });
 }
 
+/// Whoever places copies has to see it before anything is flushed.
+#[test]
+fn a_disk_that_is_gone_stops_the_pool() {
+    let w = Rc::new(world(9, &[FIRST]));
+    made(&w, 1);
+    let (host, inner) = (w.host(), w.clone());
+    w.run(async move {
+        let pool = import(&host, [0]).await.unwrap();
+        let a = pool.replica("a").unwrap();
+        inner.remove_disk("/d0");
+        assert_eq!(a.read(BlockRange::new(0, 1)).await, Err(Fault::Gone));
+        host.sleep(Duration::from_millis(1)).await;
+        assert!(matches!(pool.state(), PoolState::Faulted(why) if why.contains("gone")), "{:?}", pool.state());
+    });
+}
+
 #[test]
 fn a_bad_data_block_fails_its_request_only() {
     let w = world(8, &[FIRST]);

@@ -248,6 +248,7 @@ impl SimDisk {
 
     pub(crate) fn record(&self, recorder: Recorder, index: usize) {
         let mut s = self.state.borrow_mut();
+        assert!(s.waiting.is_empty(), "{}: a recording begins at rest, so that it knows every write", self.name);
         recorder.add_disk(self.name.to_string(), s.options.clone(), s.current.clone());
         s.recorder = Some((recorder, index));
     }
@@ -275,7 +276,6 @@ impl SimDisk {
         }
         s.opener = None;
         let waiting = std::mem::take(&mut s.waiting);
-        block::at_world_end(|| drop(waiting));
         // Writes in flight land later, also after a restart, or never.
         let flying: Vec<u64> = s.flying.keys().copied().collect();
         for sequence in flying {
@@ -287,6 +287,9 @@ impl SimDisk {
                 s.flying.remove(&sequence);
             }
         }
+        drop(s);
+        // A ticket may hold the last reference to the open disk, whose end looks at the state again.
+        block::at_world_end(|| drop(waiting));
     }
 
     pub(crate) fn open(&self, node: &str, block_size: BlockSize, exclusive: bool) -> Result<DiskRef, OpenError> {

@@ -4,6 +4,7 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 
 use block::{BlockRange, Durability, Request};
 use host::{DiskExt, Host};
@@ -257,6 +258,8 @@ where
     }
     assert!(told_before <= teller.events.borrow().len());
     let before = teller.events.borrow().len();
+    // A checkpoint may be on its way.
+    world.run_for(Duration::from_secs(1));
     let recorder = Recorder::start(&world);
     *teller.recorder.borrow_mut() = Some(recorder.clone());
     world.run(then(teller.clone()));
