@@ -82,7 +82,7 @@ const FULL_ROOT: &str = "if [ ! -e /full/fs/usr ]; then
            mount -t tmpfs tmp /full && mkdir -p /full/up /full/work /full/fs
            modprobe overlay && mount -t overlay overlay -o lowerdir=/host,upperdir=/full/up,workdir=/full/work /full/fs || exit 1
            mount --bind /dev /full/fs/dev; mount -t proc proc /full/fs/proc; mount -t sysfs sys /full/fs/sys
-           mount -t tmpfs tmp /full/fs/tmp; mkdir -p /full/fs/mnt
+           mkdir -p /full/fs/mnt /full/fs/tmp
          fi
 ";
 
@@ -114,8 +114,8 @@ fn csi_driver(w: &mut World) -> Result<()> {
         let script = format!(
             "{FULL_ROOT}
              modprobe nvme-tcp; modprobe ext4; modprobe xfs
-             mkdir -p /full/fs/tmp/csi && chroot /full/fs /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
-               {} --mayastor {mayastor} --folder /tmp/csi --control {HOST_ADDRESS}:{port} --transport kernel --only {kind} {options} 2>&1",
+             mkdir -p /full/fs/csi && chroot /full/fs /usr/bin/env PATH=/usr/sbin:/usr/bin:/sbin:/bin \\
+               {} --mayastor {mayastor} --folder /csi --control {HOST_ADDRESS}:{port} --transport kernel --only {kind} {options} 2>&1",
             target.join("debug/csitest").display()
         );
         let ran = w.vm.run_on(0, &script, LONG)?;
