@@ -6,6 +6,7 @@
 mod buf;
 mod fault;
 pub mod limits;
+pub mod link;
 mod memory;
 pub mod probe;
 mod request;

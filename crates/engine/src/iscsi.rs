@@ -1,20 +1,12 @@
 //! An iSCSI target of a node: drives `iscsi`'s target machine with sockets, disks and the clock.
-//!
-//! One task a connection, none a command. A connection's task receives, feeds the machine, and sends what has
-//! accumulated while the last send was under way; disks leave their answers in the connection's queue.
 
-mod link;
-
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
-use block::Ticket;
-use futures_channel::oneshot;
-use host::{AnyListener, AnyStream, DiskRef, Host, JoinHandle, Notify, Queue};
+use block::link::{Phase, Receive};
+use block::{Buf, BufMut, Instant, Ticket};
+use host::{DiskRef, Host};
 use iscsi::IscsiName;
 pub use iscsi::chap::{Chap, Credentials};
 use iscsi::name::NameError;
@@ -22,8 +14,7 @@ use iscsi::target::{self, ConnectionId, Effect, ExportError, ExportId, ExportSta
 use thiserror::Error;
 use uuid::Uuid;
 
-/// How long to wait when the system refuses a connection (out of descriptors and the like).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::server::{self, Machine, Server, Shared};
 
 /// Where a target listens and what it says about that.
 #[derive(Clone, Debug)]
@@ -74,33 +65,12 @@ pub enum IscsiError {
 
 /// iSCSI targets on one address. Every method is to be called on the thread that started it.
 pub struct IscsiServer {
-    shared: Rc<Shared>,
+    server: Server<Target>,
     address: SocketAddr,
-    tasks: RefCell<Vec<JoinHandle<()>>>,
 }
 
-/// What the tasks of a target share.
-struct Shared {
-    host: Host,
-    machine: RefCell<Target>,
-    disks: RefCell<BTreeMap<ExportId, DiskRef>>,
-    /// The queue of each connection, by index.
-    queues: RefCell<Vec<Queue<Event>>>,
-    /// Who waits for the end of a target.
-    retiring: RefCell<BTreeMap<ExportId, oneshot::Sender<()>>>,
-    /// The machine's deadline may have changed.
-    timer: Notify,
-    /// A connection has ended.
-    ended: Notify,
-}
-
-/// What a connection's task is told.
-enum Event {
-    /// A disk has answered.
-    Done(u32, block::Outcome),
-    /// Something else has changed.
-    Wake,
-}
+/// A disk has answered a command.
+pub(crate) struct Done(u32, block::Outcome);
 
 impl IscsiServer {
     /// Listens, and serves discovery.
@@ -118,17 +88,7 @@ impl IscsiServer {
             revision: env!("CARGO_PKG_VERSION").chars().filter(|c| *c != '.').take(4).collect(),
             chap: options.chap,
         });
-        let shared = Rc::new(Shared {
-            host: host.clone(),
-            machine: RefCell::new(machine),
-            disks: RefCell::default(),
-            queues: RefCell::default(),
-            retiring: RefCell::default(),
-            timer: Notify::default(),
-            ended: Notify::default(),
-        });
-        let tasks = vec![host.spawn(accept(shared.clone(), listener)), host.spawn(keep_time(shared.clone()))];
-        Ok(Rc::new(IscsiServer { shared, address, tasks: RefCell::new(tasks) }))
+        Ok(Rc::new(IscsiServer { server: Server::start(host, machine, vec![listener]), address }))
     }
 
     /// The address that is listened on.
@@ -141,22 +101,15 @@ impl IscsiServer {
         let name = IscsiName::new(&export.name)?;
         let Export { uuid, product, disk, .. } = export;
         let geometry = disk.geometry();
-        let added = self.shared.machine.borrow_mut().export(target::Export { name, uuid, product, geometry });
-        self.shared.disks.borrow_mut().insert(added?, disk);
+        let added = self.server.with(|machine| machine.export(target::Export { name, uuid, product, geometry }))?;
+        self.server.add(added, disk);
         Ok(())
     }
 
     /// Serves a device no longer. Its initiators get the answers of the commands that are at the device, then their
     /// sessions are ended. Returns when the device is not used any more.
     pub async fn unexport(&self, name: &str) -> Result<(), IscsiError> {
-        let id = self.find(name)?;
-        let (sender, done) = oneshot::channel();
-        self.shared.retiring.borrow_mut().insert(id, sender);
-        let mut out = Outbox::new();
-        self.shared.machine.borrow_mut().unexport(id, &mut out);
-        self.shared.apply(&mut out);
-        // It fails only when the whole target is dropped; then nothing uses the device either.
-        let _ = done.await;
+        self.server.unexport(self.find(name)?).await;
         Ok(())
     }
 
@@ -168,21 +121,20 @@ impl IscsiServer {
     /// What was done for the initiators of a target since it is served.
     pub fn stats(&self, name: &str) -> Option<ExportStats> {
         let id = self.find(name).ok()?;
-        self.shared.machine.borrow().stats(id)
+        self.server.with(|machine| machine.stats(id))
     }
 
     /// The names of the initiators that have a session with a target.
     pub fn initiators(&self, name: &str) -> Vec<String> {
         let Ok(id) = self.find(name) else { return Vec::new() };
-        self.shared.machine.borrow().initiators(id).iter().map(IscsiName::to_string).collect()
+        self.server.with(|machine| machine.initiators(id)).iter().map(IscsiName::to_string).collect()
     }
 
     /// Looks at a served device again and tells its initiators that its size has changed.
     pub fn refresh(&self, name: &str) -> Result<(), IscsiError> {
         let id = self.find(name)?;
-        let geometry = self.shared.disks.borrow().get(&id).map(|d| d.geometry());
-        if let Some(geometry) = geometry {
-            self.shared.machine.borrow_mut().resize(id, geometry);
+        if let Some(disk) = self.server.device(id) {
+            self.server.with(|machine| machine.resize(id, disk.geometry()));
         }
         Ok(())
     }
@@ -190,104 +142,44 @@ impl IscsiServer {
     /// Stops listening and ends all connections in an orderly way: what is at a device is answered first. Returns when
     /// no device is used any more.
     pub async fn stop(&self) {
-        // The task that keeps time goes on: it limits how long an initiator may take to read its last answers.
-        let stopping = self.tasks.borrow().len() > 1;
-        if stopping {
-            let accept = self.tasks.borrow_mut().remove(0);
-            accept.cancel();
-        }
-        let mut out = Outbox::new();
-        self.shared.machine.borrow_mut().finish_all(&mut out);
-        self.shared.apply(&mut out);
-        while self.shared.machine.borrow().connections() > 0 {
-            self.shared.ended.notified().await;
-        }
-        // Another caller may be waiting too.
-        self.shared.ended.notify();
-        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-        tasks.into_iter().for_each(JoinHandle::cancel);
-        self.shared.disks.borrow_mut().clear();
+        self.server.stop().await;
     }
 
     fn find(&self, name: &str) -> Result<ExportId, IscsiError> {
-        let found = self.shared.machine.borrow().serves(name);
+        let found = self.server.with(|machine| machine.serves(name));
         found.ok_or_else(|| IscsiError::NotServed(name.to_string()))
     }
 }
 
-impl Shared {
-    /// Does what the machine wants. No borrow of the machine is held, since a disk may answer at once.
-    fn apply(&self, out: &mut Outbox) {
-        for effect in out.drain(..) {
-            match effect {
-                Effect::Submit { connection, slot, export, request } => {
-                    let disk = self.disks.borrow().get(&export).cloned();
-                    let queue = self.queue(connection);
-                    let ticket = Ticket::new(move |outcome| queue.push(Event::Done(slot, outcome)));
-                    match disk {
-                        Some(disk) => disk.submit(request, ticket),
-                        None => ticket.fail(block::Fault::Gone),
-                    }
+impl Machine for Target {
+    type Export = ExportId;
+    type Device = DiskRef;
+    type Effect = Effect;
+    type Event = Done;
+
+    server::machine_calls!(Target);
+
+    fn accept(&mut self, host: &Host, out: &mut Outbox) -> Option<ConnectionId> {
+        Target::accept(self, host.now(), host.random_bytes(), out)
+    }
+
+    fn on_event(&mut self, id: ConnectionId, Done(slot, outcome): Done, out: &mut Outbox) {
+        self.on_done(id, slot, outcome, out);
+    }
+
+    fn perform(shared: &Shared<Target>, effect: Effect) {
+        match effect {
+            Effect::Submit { connection, slot, export, request } => {
+                let answers = shared.answers(connection);
+                let ticket = Ticket::new(move |outcome| answers.push(Done(slot, outcome)));
+                match shared.device(export) {
+                    Some(disk) => disk.submit(request, ticket),
+                    None => ticket.fail(block::Fault::Gone),
                 }
-                Effect::Wake(connection) => self.queue(connection).push(Event::Wake),
-                Effect::Timer => self.timer.notify(),
-                Effect::Idle(export) => {
-                    self.disks.borrow_mut().remove(&export);
-                    if let Some(waiting) = self.retiring.borrow_mut().remove(&export) {
-                        // Whoever asked may have gone away meanwhile.
-                        let _ = waiting.send(());
-                    }
-                }
             }
-        }
-    }
-
-    fn queue(&self, connection: ConnectionId) -> Queue<Event> {
-        self.queues.borrow()[connection.index()].clone()
-    }
-
-    /// Takes up a connection, or drops it when there are too many.
-    fn connect(self: &Rc<Self>, stream: AnyStream) {
-        let mut out = Outbox::new();
-        let accepted = self.machine.borrow_mut().accept(self.host.now(), self.host.random_bytes(), &mut out);
-        if let Some(id) = accepted {
-            let queue = Queue::default();
-            let mut queues = self.queues.borrow_mut();
-            if queues.len() <= id.index() {
-                queues.resize_with(id.index() + 1, Queue::default);
-            }
-            queues[id.index()] = queue.clone();
-            drop(queues);
-            self.host.spawn(link::serve(self.clone(), id, stream, queue));
-        }
-        self.apply(&mut out);
-    }
-}
-
-async fn accept(shared: Rc<Shared>, listener: AnyListener) {
-    loop {
-        match listener.accept().await {
-            Ok(stream) => shared.connect(stream),
-            Err(_) => shared.host.sleep(ACCEPT_PAUSE).await,
-        }
-    }
-}
-
-/// Tells the machine the time whenever it wants to know.
-async fn keep_time(shared: Rc<Shared>) {
-    loop {
-        let deadline = shared.machine.borrow().deadline();
-        let now = shared.host.now();
-        match deadline {
-            None => shared.timer.notified().await,
-            Some(at) if at > now => {
-                shared.host.timeout(at.since(now), shared.timer.notified()).await;
-            }
-            Some(_) => {
-                let mut out = Outbox::new();
-                shared.machine.borrow_mut().on_time(now, &mut out);
-                shared.apply(&mut out);
-            }
+            Effect::Wake(connection) => shared.wake(connection),
+            Effect::Timer => shared.deadline_changed(),
+            Effect::Idle(export) => shared.idle(export),
         }
     }
 }

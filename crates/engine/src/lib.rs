@@ -12,6 +12,7 @@ pub mod meter;
 pub mod model;
 pub mod node;
 pub mod remote;
+mod server;
 pub mod settings;
 pub mod target;
 pub mod uri;

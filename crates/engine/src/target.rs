@@ -1,20 +1,12 @@
 //! The NVMe/TCP target of a node: drives `nvme`'s target machine with sockets, disks and the clock.
-//!
-//! One task a connection, none a command. A connection's task receives, feeds the machine, and sends what has
-//! accumulated while the last send was under way; disks leave their answers in the connection's queue.
 
-mod link;
-
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::Duration;
 
-use block::{Data, Reservations, Ticket};
-use futures_channel::oneshot;
-use host::{AnyListener, AnyStream, DiskRef, Host, JoinHandle, Notify, Queue};
+use block::link::{Phase, Receive};
+use block::{Buf, BufMut, Data, Instant, Reservations, Ticket};
+use host::{DiskRef, Host};
 use nvme::nqn::NqnError;
 use nvme::target::{ConnectionId, Effect, ExportError, ExportStats, Outbox, Reserving, SubsystemId, Target};
 use nvme::{Nqn, target};
@@ -22,9 +14,7 @@ use thiserror::Error;
 use uuid::Uuid;
 
 use crate::guard::Guard;
-
-/// How long to wait when the system refuses a connection (out of descriptors and the like).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use crate::server::{self, Machine, Server, Shared};
 
 /// Where a target listens and what it says about that.
 #[derive(Clone, Debug)]
@@ -69,35 +59,17 @@ pub enum TargetError {
 
 /// An NVMe/TCP target on one address. Every method is to be called on the thread that started it.
 pub struct TargetServer {
-    shared: Rc<Shared>,
+    server: Server<Target>,
     address: SocketAddr,
     advertised: SocketAddr,
-    tasks: RefCell<Vec<JoinHandle<()>>>,
 }
 
-/// What the tasks of a target share.
-struct Shared {
-    host: Host,
-    machine: RefCell<Target>,
-    devices: RefCell<BTreeMap<SubsystemId, Rc<Guard>>>,
-    /// The queue of each connection, by index.
-    queues: RefCell<Vec<Queue<Event>>>,
-    /// Who waits for the end of a subsystem.
-    retiring: RefCell<BTreeMap<SubsystemId, oneshot::Sender<()>>>,
-    /// The machine's deadline may have changed.
-    timer: Notify,
-    /// A connection has ended.
-    ended: Notify,
-}
-
-/// What a connection's task is told.
-enum Event {
+/// What a connection is told.
+pub(crate) enum Event {
     /// A disk has answered, or a guard has changed its reservations.
     Done(u16, block::Outcome),
     /// A guard tells its reservations.
     Reported(u16, Reservations),
-    /// Something else has changed.
-    Wake,
 }
 
 impl TargetServer {
@@ -117,17 +89,8 @@ impl TargetServer {
             instance: host.random_bytes(),
             boot_id: host.boot_id(),
         });
-        let shared = Rc::new(Shared {
-            host: host.clone(),
-            machine: RefCell::new(machine),
-            devices: RefCell::default(),
-            queues: RefCell::default(),
-            retiring: RefCell::default(),
-            timer: Notify::default(),
-            ended: Notify::default(),
-        });
-        let tasks = vec![host.spawn(accept(shared.clone(), listener)), host.spawn(keep_time(shared.clone()))];
-        Ok(Rc::new(TargetServer { shared, address, advertised, tasks: RefCell::new(tasks) }))
+        let server = Server::start(host, machine, vec![listener]);
+        Ok(Rc::new(TargetServer { server, address, advertised }))
     }
 
     /// The address that is listened on.
@@ -149,24 +112,15 @@ impl TargetServer {
     pub fn export_guarded(&self, nqn: &str, uuid: Uuid, device: Rc<Guard>) -> Result<(), TargetError> {
         let reserving = if device.remembers() { Reserving::Persistent } else { Reserving::Volatile };
         let export = target::Export { nqn: Nqn::new(nqn)?, uuid, geometry: device.disk().geometry(), reserving };
-        let mut out = Outbox::new();
-        let added = self.shared.machine.borrow_mut().export(export, &mut out);
-        self.shared.devices.borrow_mut().insert(added?, device);
-        self.shared.apply(&mut out);
+        let added = self.server.tell(|machine, out| machine.export(export, out))?;
+        self.server.add(added, device);
         Ok(())
     }
 
     /// Serves a device no longer. Its hosts get the answers of the commands that are at the device, then their
     /// connections are closed. Returns when the device is not used any more.
     pub async fn unexport(&self, nqn: &str) -> Result<(), TargetError> {
-        let id = self.find(nqn)?;
-        let (sender, done) = oneshot::channel();
-        self.shared.retiring.borrow_mut().insert(id, sender);
-        let mut out = Outbox::new();
-        self.shared.machine.borrow_mut().unexport(id, &mut out);
-        self.shared.apply(&mut out);
-        // It fails only when the whole target is dropped; then nothing uses the device either.
-        let _ = done.await;
+        self.server.unexport(self.find(nqn)?).await;
         Ok(())
     }
 
@@ -178,156 +132,92 @@ impl TargetServer {
     /// What was done for the hosts of a subsystem since it is served.
     pub fn stats(&self, nqn: &str) -> Option<ExportStats> {
         let id = self.find(nqn).ok()?;
-        self.shared.machine.borrow().stats(id)
+        self.server.with(|machine| machine.stats(id))
     }
 
     /// The names of the hosts that are connected to a subsystem.
     pub fn hosts(&self, nqn: &str) -> Vec<String> {
         let Ok(id) = self.find(nqn) else { return Vec::new() };
-        self.shared.machine.borrow().hosts(id).iter().map(Nqn::to_string).collect()
+        self.server.with(|machine| machine.hosts(id)).iter().map(Nqn::to_string).collect()
     }
 
     /// Looks at a served device again and tells its hosts that its size has changed.
     pub fn refresh(&self, nqn: &str) -> Result<(), TargetError> {
         let id = self.find(nqn)?;
-        let geometry = self.shared.devices.borrow().get(&id).map(|d| d.disk().geometry());
-        let mut out = Outbox::new();
-        if let Some(geometry) = geometry {
-            self.shared.machine.borrow_mut().resize(id, geometry, &mut out);
+        if let Some(device) = self.server.device(id) {
+            self.server.tell(|machine, out| machine.resize(id, device.disk().geometry(), out));
         }
-        self.shared.apply(&mut out);
         Ok(())
     }
 
     /// Stops listening and ends all connections in an orderly way: what is at a device is answered first. Returns when
     /// no device is used any more.
     pub async fn stop(&self) {
-        // The task that keeps time goes on: it limits how long a host may take to read its last answers.
-        let stopping = self.tasks.borrow().len() > 1;
-        if stopping {
-            let accept = self.tasks.borrow_mut().remove(0);
-            accept.cancel();
-        }
-        let mut out = Outbox::new();
-        self.shared.machine.borrow_mut().finish_all(&mut out);
-        self.shared.apply(&mut out);
-        while self.shared.machine.borrow().connections() > 0 {
-            self.shared.ended.notified().await;
-        }
-        // Another caller may be waiting too.
-        self.shared.ended.notify();
-        let tasks = std::mem::take(&mut *self.tasks.borrow_mut());
-        tasks.into_iter().for_each(JoinHandle::cancel);
-        self.shared.devices.borrow_mut().clear();
+        self.server.stop().await;
     }
 
     fn find(&self, nqn: &str) -> Result<SubsystemId, TargetError> {
-        let found = self.shared.machine.borrow().serves(nqn);
+        let found = self.server.with(|machine| machine.serves(nqn));
         found.ok_or_else(|| TargetError::NotServed(nqn.to_string()))
     }
 }
 
-impl Shared {
-    /// Does what the machine wants. No borrow of the machine is held, since a disk may answer at once.
-    fn apply(&self, out: &mut Outbox) {
-        for effect in out.drain(..) {
-            match effect {
-                Effect::Submit { connection, slot, subsystem, host, request } => {
-                    let device = self.devices.borrow().get(&subsystem).cloned();
-                    let queue = self.queue(connection);
-                    let Some(device) = device else {
-                        queue.push(Event::Done(slot, Err(block::Fault::Gone)));
-                        continue;
+impl Machine for Target {
+    type Export = SubsystemId;
+    type Device = Rc<Guard>;
+    type Effect = Effect;
+    type Event = Event;
+
+    server::machine_calls!(Target);
+
+    fn accept(&mut self, host: &Host, out: &mut Outbox) -> Option<ConnectionId> {
+        Target::accept(self, host.now(), out)
+    }
+
+    fn on_event(&mut self, id: ConnectionId, event: Event, out: &mut Outbox) {
+        match event {
+            Event::Done(slot, outcome) => self.on_done(id, slot, outcome, out),
+            Event::Reported(slot, known) => self.on_reported(id, slot, &known, out),
+        }
+    }
+
+    fn perform(shared: &Shared<Target>, effect: Effect) {
+        match effect {
+            Effect::Submit { connection, slot, subsystem, host, request } => {
+                let answers = shared.answers(connection);
+                let Some(device) = shared.device(subsystem) else {
+                    return answers.push(Event::Done(slot, Err(block::Fault::Gone)));
+                };
+                match device.admit(host, &request) {
+                    Ok(pass) => {
+                        let ticket = Ticket::new(move |outcome| {
+                            answers.push(Event::Done(slot, outcome));
+                            drop(pass);
+                        });
+                        device.disk().submit(request, ticket);
+                    }
+                    Err(fault) => answers.push(Event::Done(slot, Err(fault))),
+                }
+            }
+            Effect::Reserve { connection, slot, subsystem, host, ask } => {
+                let (device, answers) = (shared.device(subsystem), shared.answers(connection));
+                shared.host().spawn(async move {
+                    let done = match device {
+                        Some(device) => device.reserve(host, ask).await,
+                        None => Err(block::Fault::Gone),
                     };
-                    match device.admit(host, &request) {
-                        Ok(pass) => {
-                            let ticket = Ticket::new(move |outcome| {
-                                queue.push(Event::Done(slot, outcome));
-                                drop(pass);
-                            });
-                            device.disk().submit(request, ticket);
-                        }
-                        Err(fault) => queue.push(Event::Done(slot, Err(fault))),
-                    }
-                }
-                Effect::Reserve { connection, slot, subsystem, host, ask } => {
-                    let device = self.devices.borrow().get(&subsystem).cloned();
-                    let queue = self.queue(connection);
-                    self.host.spawn(async move {
-                        let done = match device {
-                            Some(device) => device.reserve(host, ask).await,
-                            None => Err(block::Fault::Gone),
-                        };
-                        queue.push(Event::Done(slot, done.map(|()| Data::empty())));
-                    });
-                }
-                Effect::Report { connection, slot, subsystem } => {
-                    let known = self.devices.borrow().get(&subsystem).map(|device| device.reservations());
-                    self.queue(connection).push(match known {
-                        Some(known) => Event::Reported(slot, known),
-                        None => Event::Done(slot, Err(block::Fault::Gone)),
-                    });
-                }
-                Effect::Wake(connection) => self.queue(connection).push(Event::Wake),
-                Effect::Timer => self.timer.notify(),
-                Effect::Idle(subsystem) => {
-                    let gone = self.devices.borrow_mut().remove(&subsystem);
-                    drop(gone);
-                    if let Some(waiting) = self.retiring.borrow_mut().remove(&subsystem) {
-                        // Whoever asked may have gone away meanwhile.
-                        let _ = waiting.send(());
-                    }
-                }
+                    answers.push(Event::Done(slot, done.map(|()| Data::empty())));
+                });
             }
-        }
-    }
-
-    fn queue(&self, connection: ConnectionId) -> Queue<Event> {
-        self.queues.borrow()[connection.index()].clone()
-    }
-
-    /// Takes up a connection, or drops it when there are too many.
-    fn connect(self: &Rc<Self>, stream: AnyStream) {
-        let mut out = Outbox::new();
-        let accepted = self.machine.borrow_mut().accept(self.host.now(), &mut out);
-        if let Some(id) = accepted {
-            let queue = Queue::default();
-            let mut queues = self.queues.borrow_mut();
-            if queues.len() <= id.index() {
-                queues.resize_with(id.index() + 1, Queue::default);
+            Effect::Report { connection, slot, subsystem } => {
+                shared.answers(connection).push(match shared.device(subsystem) {
+                    Some(device) => Event::Reported(slot, device.reservations()),
+                    None => Event::Done(slot, Err(block::Fault::Gone)),
+                });
             }
-            queues[id.index()] = queue.clone();
-            drop(queues);
-            self.host.spawn(link::serve(self.clone(), id, stream, queue));
-        }
-        self.apply(&mut out);
-    }
-}
-
-async fn accept(shared: Rc<Shared>, listener: AnyListener) {
-    loop {
-        match listener.accept().await {
-            Ok(stream) => shared.connect(stream),
-            Err(_) => shared.host.sleep(ACCEPT_PAUSE).await,
-        }
-    }
-}
-
-/// Tells the machine the time whenever it wants to know.
-async fn keep_time(shared: Rc<Shared>) {
-    loop {
-        let deadline = shared.machine.borrow().deadline();
-        let now = shared.host.now();
-        match deadline {
-            None => shared.timer.notified().await,
-            Some(at) if at > now => {
-                shared.host.timeout(at.since(now), shared.timer.notified()).await;
-            }
-            Some(_) => {
-                let mut out = Outbox::new();
-                shared.machine.borrow_mut().on_time(now, &mut out);
-                shared.apply(&mut out);
-            }
+            Effect::Wake(connection) => shared.wake(connection),
+            Effect::Timer => shared.deadline_changed(),
+            Effect::Idle(subsystem) => shared.idle(subsystem),
         }
     }
 }

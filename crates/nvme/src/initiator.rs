@@ -5,7 +5,6 @@
 //! is sequential work: see `engine::remote`.
 
 pub mod command;
-mod output;
 mod queue;
 
 pub use command::{Command, Payload};

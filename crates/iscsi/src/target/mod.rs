@@ -26,7 +26,8 @@ mod work;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use block::{Buf, BufMut, Geometry, Instant, Request, limits};
+pub use block::link::{ConnectionId, Phase, Receive};
+use block::{Buf, Geometry, Instant, Request, limits};
 use slab::Slab;
 use thiserror::Error;
 use uuid::Uuid;
@@ -79,17 +80,6 @@ pub enum ExportError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ExportId(u32);
 
-/// A connection, from [`Target::accept`] until [`Target::remove`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(u32);
-
-impl ConnectionId {
-    /// A small number, unique among the connections that exist.
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
 /// What was done for a disk's initiators since it is served. Commands and bytes that succeeded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExportStats {
@@ -131,32 +121,6 @@ pub enum Effect {
 
 /// Where effects are put.
 pub type Outbox = Vec<Effect>;
-
-/// Where the next bytes from a socket go.
-#[derive(Debug)]
-pub struct Receive {
-    /// The buffer.
-    pub buf: BufMut,
-    /// Where in it to begin.
-    pub from: usize,
-    /// How many bytes at most.
-    pub max: usize,
-}
-
-/// What the driver does with a connection's socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Receive and send.
-    Open,
-    /// Receive nothing more; wait for commands, send their answers.
-    Finishing,
-    /// Send what is left, close the socket, then call [`Target::on_lost`].
-    Flush,
-    /// Close the socket at once; commands may still be at the disk.
-    Closed,
-    /// Nothing is left: call [`Target::remove`].
-    Ended,
-}
 
 /// A served disk.
 #[derive(Debug)]

@@ -1,29 +1,16 @@
 //! What waits to be sent on one connection: small pieces (headers, digests) in a shared page, payload as it came from
 //! the disk.
 
-use std::ops::Range;
-
-use block::{Buf, BufMut, Data};
+use block::link::Outgoing;
+use block::{Buf, Data};
 
 use crate::digest::Digest;
 use crate::pdu::{self, Bhs, padding};
 
-/// The size of a page of small pieces.
-const ARENA_BYTES: usize = 4096;
-
-#[derive(Debug)]
-enum Part {
-    Small(Range<usize>),
-    Large(Buf),
-}
-
 /// The bytes that a connection has to send, in order.
 #[derive(Debug, Default)]
 pub(super) struct Output {
-    parts: Vec<Part>,
-    arena: Option<BufMut>,
-    used: usize,
-    bytes: usize,
+    queue: Outgoing,
     /// Whether headers have a digest.
     pub header_digest: bool,
     /// Whether data has a digest.
@@ -33,35 +20,26 @@ pub(super) struct Output {
 impl Output {
     /// How many bytes wait.
     pub fn len(&self) -> usize {
-        self.bytes
+        self.queue.len()
     }
 
     /// Takes everything that waits, as buffers to send in order.
     pub fn take(&mut self) -> Vec<Buf> {
-        self.seal();
-        self.bytes = 0;
-        let sealed = |part| match part {
-            Part::Large(buf) => buf,
-            Part::Small(_) => unreachable!("sealed just now"),
-        };
-        self.parts.drain(..).map(sealed).collect()
+        self.queue.take()
     }
 
     /// Forgets everything that waits.
     pub fn clear(&mut self) {
-        self.parts.clear();
-        self.arena = None;
-        self.used = 0;
-        self.bytes = 0;
+        self.queue.clear();
     }
 
     /// Adds a PDU with data; the header's data length is set here.
     pub fn pdu(&mut self, mut bhs: Bhs, data: Data) {
         let len = data.len();
         pdu::set_data_len(&mut bhs, len);
-        self.small(&bhs);
+        self.queue.small(&bhs);
         if self.header_digest {
-            self.small(&Digest::of(&bhs).to_bytes());
+            self.queue.small(&Digest::of(&bhs).to_bytes());
         }
         if len == 0 {
             return;
@@ -74,49 +52,16 @@ impl Output {
             }
             self.large(buf);
         }
-        self.small(pad);
+        self.queue.small(pad);
         if self.data_digest {
             digest.update(pad);
-            self.small(&digest.to_bytes());
+            self.queue.small(&digest.to_bytes());
         }
     }
 
+    /// Data of a few bytes is better copied than sent as a piece of its own.
     fn large(&mut self, buf: Buf) {
-        if buf.len() <= 256 {
-            return self.small(&buf);
-        }
-        self.bytes += buf.len();
-        self.parts.push(Part::Large(buf));
-    }
-
-    fn small(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        if self.used + bytes.len() > ARENA_BYTES {
-            self.seal();
-        }
-        let arena = self.arena.get_or_insert_with(|| BufMut::new(ARENA_BYTES));
-        let place = self.used..self.used + bytes.len();
-        arena[place.clone()].copy_from_slice(bytes);
-        self.used = place.end;
-        self.bytes += bytes.len();
-        match self.parts.last_mut() {
-            Some(Part::Small(last)) if last.end == place.start => last.end = place.end,
-            _ => self.parts.push(Part::Small(place)),
-        }
-    }
-
-    /// Ends the page of small pieces: they become buffers like the others.
-    fn seal(&mut self) {
-        let Some(arena) = self.arena.take() else { return };
-        self.used = 0;
-        let page = arena.freeze();
-        for part in &mut self.parts {
-            if let Part::Small(place) = part {
-                *part = Part::Large(page.slice(place.clone()));
-            }
-        }
+        if buf.len() <= 256 { self.queue.small(&buf) } else { self.queue.large(buf) }
     }
 }
 

@@ -1,8 +1,8 @@
 //! One queue pair over one TCP connection.
 
+use block::link::Outgoing;
 use block::{Buf, BufMut};
 
-use super::output::Output;
 use super::{Command, Payload, Violation};
 use crate::Status;
 use crate::command::Sgl;
@@ -18,6 +18,9 @@ const DIRECT: usize = 16 << 10;
 const SIP: usize = 4 << 10;
 /// What may travel inside a capsule before the controller has said more (TCP 3.4).
 const CONNECT_IN_CAPSULE: usize = 8192;
+
+/// Headers of a full queue's batch fit into one page.
+type Output = Outgoing<{ 12 << 10 }>;
 
 /// How a queue is set up.
 #[derive(Clone, Copy, Debug)]
@@ -147,7 +150,7 @@ impl<T> Queue<T> {
         let slots = options.entries - 1;
         let mut output = Output::default();
         // Data for us needs no alignment, and one R2T per command at a time is enough: it asks for all of the data.
-        output.add(bytemuck::bytes_of(&pdu::ic_req(0, options.digests, 1)), 0);
+        output.small(bytemuck::bytes_of(&pdu::ic_req(0, options.digests, 1)));
         Queue {
             options,
             state: State::Negotiating,
@@ -226,17 +229,17 @@ impl<T> Queue<T> {
     /// Adds a PDU: header, its digest, padding up to the data, data, its digest.
     fn send(&mut self, agreed: &Agreed, data_offset: u8, header: &[u8], data: Option<Buf>) {
         let digest = agreed.digests.header.then(|| Digest::of(header).to_bytes());
-        self.output.add(header, 0);
+        self.output.small(header);
         if let Some(digest) = digest {
-            self.output.add(&digest, 0);
+            self.output.small(&digest);
         }
         let Some(data) = data else { return };
         let before = header.len() + agreed.digests.header_bytes();
-        self.output.add(&[], usize::from(data_offset) - before);
+        self.output.zeroes(usize::from(data_offset) - before);
         let digest = agreed.digests.data.then(|| Digest::of(&data).to_bytes());
-        self.output.payload(data);
+        self.output.large(data);
         if let Some(digest) = digest {
-            self.output.add(&digest, 0);
+            self.output.small(&digest);
         }
     }
 
@@ -280,7 +283,7 @@ impl<T> Queue<T> {
         self.consume(done).inspect_err(|violation| {
             self.output = Output::default();
             if let Some(reason) = violation.reason() {
-                self.output.add(&pdu::termination(Kind::H2cTerm, reason, &[]), 0);
+                self.output.small(&pdu::termination(Kind::H2cTerm, reason, &[]));
             }
         })
     }

@@ -31,7 +31,8 @@ mod slots;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use block::{Buf, BufMut, Geometry, HostId, Instant, Request, Reserve, limits};
+pub use block::link::{ConnectionId, Phase, Receive};
+use block::{Buf, Geometry, HostId, Instant, Request, Reserve, limits};
 use slab::Slab;
 use thiserror::Error;
 use uuid::Uuid;
@@ -99,17 +100,6 @@ pub enum ExportError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SubsystemId(u32);
 
-/// A connection, from [`Target::accept`] until [`Target::remove`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(u32);
-
-impl ConnectionId {
-    /// A small number, unique among the connections that exist.
-    pub fn index(self) -> usize {
-        self.0 as usize
-    }
-}
-
 /// What was done for a subsystem's hosts since it is served. Commands and bytes that succeeded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExportStats {
@@ -175,32 +165,6 @@ pub enum Effect {
 
 /// Where effects are put.
 pub type Outbox = Vec<Effect>;
-
-/// Where the next bytes from a socket go.
-#[derive(Debug)]
-pub struct Receive {
-    /// The buffer.
-    pub buf: BufMut,
-    /// Where in it to begin.
-    pub from: usize,
-    /// How many bytes at most.
-    pub max: usize,
-}
-
-/// What the driver does with a connection's socket.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Phase {
-    /// Receive and send.
-    Open,
-    /// Receive nothing more; wait for commands, send their answers.
-    Finishing,
-    /// Send what is left, close the socket, then call [`Target::on_lost`].
-    Flush,
-    /// Close the socket at once; commands may still be at the disk.
-    Closed,
-    /// Nothing is left: call [`Target::remove`].
-    Ended,
-}
 
 /// A served namespace.
 #[derive(Debug)]

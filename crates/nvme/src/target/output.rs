@@ -1,31 +1,18 @@
 //! What waits to be sent on one connection: small pieces (headers, digests) in a shared page, payload as it came from
 //! the disk.
 
-use std::ops::Range;
-
-use block::{Buf, BufMut, Data};
+use block::link::Outgoing;
+use block::{Buf, Data};
 
 use crate::completion::Cqe;
 use crate::digest::Digest;
 use crate::pdu::{self, CommonHeader, Digests, Kind, Transfer, Violation};
 use crate::wire::view;
 
-/// The size of a page of small pieces.
-const ARENA_BYTES: usize = 4096;
-
-#[derive(Debug)]
-enum Part {
-    Small(Range<usize>),
-    Large(Buf),
-}
-
 /// The bytes that a connection has to send, in order.
 #[derive(Debug, Default)]
 pub(super) struct Output {
-    parts: Vec<Part>,
-    arena: Option<BufMut>,
-    used: usize,
-    bytes: usize,
+    queue: Outgoing,
     /// What ICReq and ICResp agreed on.
     pub digests: Digests,
     /// HPDA: the host's wish for the alignment of data, 0's based dwords.
@@ -35,28 +22,17 @@ pub(super) struct Output {
 impl Output {
     /// How many bytes wait.
     pub fn len(&self) -> usize {
-        self.bytes
+        self.queue.len()
     }
 
     /// Takes everything that waits, as buffers to send in order.
     pub fn take(&mut self) -> Vec<Buf> {
-        self.seal();
-        self.bytes = 0;
-        self.parts
-            .drain(..)
-            .map(|part| match part {
-                Part::Large(buf) => buf,
-                Part::Small(_) => unreachable!("sealed just now"),
-            })
-            .collect()
+        self.queue.take()
     }
 
     /// Forgets everything that waits.
     pub fn clear(&mut self) {
-        self.parts.clear();
-        self.arena = None;
-        self.used = 0;
-        self.bytes = 0;
+        self.queue.clear();
     }
 
     /// Adds a response capsule.
@@ -78,68 +54,33 @@ impl Output {
         if self.digests.data {
             let mut digest = Digest::default();
             data.iter().for_each(|buf| digest.update(buf));
-            data.into_iter().for_each(|buf| self.large(buf));
-            self.small(&digest.to_bytes());
+            data.into_iter().for_each(|buf| self.queue.large(buf));
+            self.queue.small(&digest.to_bytes());
         } else {
-            data.into_iter().for_each(|buf| self.large(buf));
+            data.into_iter().for_each(|buf| self.queue.large(buf));
         }
     }
 
     /// Adds the answer to an ICReq.
     pub fn ic_resp(&mut self, digests: Digests, max_h2c_data: u32) {
-        self.small(bytemuck::bytes_of(&pdu::ic_resp(0, digests, max_h2c_data)));
+        self.queue.small(bytemuck::bytes_of(&pdu::ic_resp(0, digests, max_h2c_data)));
     }
 
     /// Adds a termination request.
     pub fn termination(&mut self, violation: Violation, offending: &[u8]) {
-        self.small(&pdu::termination(Kind::C2hTerm, violation, offending));
+        self.queue.small(&pdu::termination(Kind::C2hTerm, violation, offending));
     }
 
     /// Adds a header, its digest, and the padding before the data.
     fn header(&mut self, bytes: &[u8]) {
-        self.small(bytes);
+        self.queue.small(bytes);
         if self.digests.header {
-            self.small(&Digest::of(bytes).to_bytes());
+            self.queue.small(&Digest::of(bytes).to_bytes());
         }
         let end = bytes.len() + self.digests.header_bytes();
         let data_offset = view::<CommonHeader>(bytes).map_or(0, |common| usize::from(common.data_offset));
         if let Some(pad) = data_offset.checked_sub(end) {
-            self.small(&[0; 256][..pad.min(256)]);
-        }
-    }
-
-    fn large(&mut self, buf: Buf) {
-        self.bytes += buf.len();
-        self.parts.push(Part::Large(buf));
-    }
-
-    fn small(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        if self.used + bytes.len() > ARENA_BYTES {
-            self.seal();
-        }
-        let arena = self.arena.get_or_insert_with(|| BufMut::new(ARENA_BYTES));
-        let place = self.used..self.used + bytes.len();
-        arena[place.clone()].copy_from_slice(bytes);
-        self.used = place.end;
-        self.bytes += bytes.len();
-        match self.parts.last_mut() {
-            Some(Part::Small(last)) if last.end == place.start => last.end = place.end,
-            _ => self.parts.push(Part::Small(place)),
-        }
-    }
-
-    /// Ends the page of small pieces: they become buffers like the others.
-    fn seal(&mut self) {
-        let Some(arena) = self.arena.take() else { return };
-        self.used = 0;
-        let page = arena.freeze();
-        for part in &mut self.parts {
-            if let Part::Small(place) = part {
-                *part = Part::Large(page.slice(place.clone()));
-            }
+            self.queue.zeroes(pad.min(256));
         }
     }
 }

@@ -7,32 +7,37 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use block::BufMut;
+use block::link::{ConnectionId, Phase};
 use host::{AnyStream, LocalFuture, Queue, Stream};
-use iscsi::target::{ConnectionId, Outbox, Phase};
 
-use super::{Event, Shared};
+use super::{Machine, Shared, Told};
 
 /// How often a task goes round before it lets others run.
 const ROUNDS: usize = 32;
 
 /// What is under way on the socket. At most one receive and one send.
-struct Link<'a> {
+struct Link<'a, M: Machine> {
     stream: &'a dyn Stream,
     receiving: Option<LocalFuture<'a, (BufMut, io::Result<usize>)>>,
     sending: Option<LocalFuture<'a, io::Result<()>>>,
-    out: Outbox,
+    out: Vec<M::Effect>,
 }
 
 /// Serves a connection to its end, including the commands that outlive the socket.
-pub(super) async fn serve(shared: Rc<Shared>, id: ConnectionId, stream: AnyStream, queue: Queue<Event>) {
-    let mut link = Link { stream: &*stream, receiving: None, sending: None, out: Outbox::new() };
+pub(super) async fn serve<M: Machine>(
+    shared: Rc<Shared<M>>,
+    id: ConnectionId,
+    stream: AnyStream,
+    queue: Queue<Told<M>>,
+) {
+    let mut link = Link { stream: &*stream, receiving: None, sending: None, out: Vec::new() };
     poll_fn(|cx| link.poll(&shared, id, &queue, cx)).await;
     shared.machine.borrow_mut().remove(id);
     shared.ended.notify();
 }
 
-impl Link<'_> {
-    fn poll(&mut self, shared: &Shared, id: ConnectionId, queue: &Queue<Event>, cx: &mut Context<'_>) -> Poll<()> {
+impl<M: Machine> Link<'_, M> {
+    fn poll(&mut self, shared: &Shared<M>, id: ConnectionId, queue: &Queue<Told<M>>, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..ROUNDS {
             let mut moved = self.take_events(shared, id, queue);
             let phase = shared.machine.borrow().phase(id);
@@ -59,15 +64,15 @@ impl Link<'_> {
     }
 
     /// Passes on what the disks have answered.
-    fn take_events(&mut self, shared: &Shared, id: ConnectionId, queue: &Queue<Event>) -> bool {
+    fn take_events(&mut self, shared: &Shared<M>, id: ConnectionId, queue: &Queue<Told<M>>) -> bool {
         if queue.is_empty() {
             return false;
         }
         let mut machine = shared.machine.borrow_mut();
-        while let Some(event) = queue.pop() {
-            match event {
-                Event::Done(slot, outcome) => machine.on_done(id, slot, outcome, &mut self.out),
-                Event::Wake => {}
+        while let Some(told) = queue.pop() {
+            match told {
+                Told::Event(event) => machine.on_event(id, event, &mut self.out),
+                Told::Wake => {}
             }
         }
         drop(machine);
@@ -82,7 +87,7 @@ impl Link<'_> {
         self.stream.shutdown();
     }
 
-    fn receive(&mut self, shared: &Shared, id: ConnectionId, cx: &mut Context<'_>) -> bool {
+    fn receive(&mut self, shared: &Shared<M>, id: ConnectionId, cx: &mut Context<'_>) -> bool {
         if self.receiving.is_none() {
             let place = shared.machine.borrow_mut().receive(id);
             self.receiving = place.map(|p| self.stream.recv(p.buf, p.from, p.max));
@@ -98,7 +103,7 @@ impl Link<'_> {
         true
     }
 
-    fn send(&mut self, shared: &Shared, id: ConnectionId, cx: &mut Context<'_>) -> bool {
+    fn send(&mut self, shared: &Shared<M>, id: ConnectionId, cx: &mut Context<'_>) -> bool {
         if self.sending.is_none() {
             let bufs = shared.machine.borrow_mut().take_output(id);
             self.sending = (!bufs.is_empty()).then(|| self.stream.send(bufs));
