@@ -20,6 +20,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let schemas = protox::compile(["mayastor.proto", "mayastor_v1.proto"], ["proto"])?;
     let mut builder = tonic_prost_build::configure().type_attribute(".", "#[derive(serde::Serialize)]");
+    // A key is shown by nothing that prints a message.
+    builder = builder.skip_debug(["mayastor.PublishNexusRequest"]);
+    builder = builder.field_attribute("mayastor.PublishNexusRequest.key", "#[serde(skip)]");
     for (field, kind) in ENUM_FIELDS {
         let attribute = format!("#[serde(serialize_with = \"crate::words::serialize::<crate::{kind}, _>\")]");
         builder = builder.field_attribute(*field, attribute);

@@ -16,6 +16,14 @@ pub use words::Word;
 )]
 pub mod v0 {
     tonic::include_proto!("mayastor");
+
+    impl std::fmt::Debug for PublishNexusRequest {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            let key = if self.key.is_empty() { "none" } else { "(not shown)" };
+            let PublishNexusRequest { uuid, share, .. } = self;
+            f.debug_struct("PublishNexusRequest").field("uuid", uuid).field("key", &key).field("share", share).finish()
+        }
+    }
 }
 
 /// What Mayastor's own parts say beyond it (package `mayastor.v1`): `Engine`, `Registry` and `Control`.

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use serde_norway::Value;
 
+use crate::crypt::KeyCheck;
 use crate::model::{Error, Protocol};
 
 /// The version that this program writes. A file without one is v0.3.0's.
@@ -191,6 +192,9 @@ pub struct NexusConfig {
     /// How it is published.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub share: Option<Share>,
+    /// The key with which it is published; by this the key is known again, it can not be computed from it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encryption: Option<KeyCheck>,
     /// Whether the control plane keeps its ledger.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub managed: bool,

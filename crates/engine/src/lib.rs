@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod config;
+pub mod crypt;
 pub mod guard;
 pub mod iscsi;
 pub mod load;

@@ -21,6 +21,7 @@ mod nexus_view;
 mod nexuses;
 mod pools;
 mod portals;
+mod publish;
 mod registry;
 mod replicas;
 

@@ -424,6 +424,16 @@ fn a_nexus_with_the_calls_of_v0_3_0() {
             v0.unpublish_nexus(UnpublishNexusRequest { uuid: u() }).await.expect("it is not published");
         }
         assert_eq!(in_sync(&mut v0).await.device_uri, "");
+        let cbc = "0123456789abcdef";
+        for key in [cbc.to_owned(), format!("{}fedcba9876543210", cbc.repeat(7))] {
+            let request = publish(UUID, &key, 1);
+            assert!(!format!("{request:?}").contains(&key), "{request:?}");
+            let reply = v0.publish_nexus(request).await.expect("a device").into_inner();
+            assert_eq!(reply.device_uri, format!("nvmf://{}/nqn.2019-05.io.openebs:crypto-nexus-{UUID}", engine.nvme));
+            let without = code(v0.publish_nexus(publish(UUID, "", 1)).await);
+            assert!(without.0 == Code::InvalidArgument && without.1.contains("give its key"), "{without:?}");
+            v0.unpublish_nexus(UnpublishNexusRequest { uuid: u() }).await.expect("it is not published");
+        }
         for _ in 0..2 {
             v0.destroy_nexus(DestroyNexusRequest { uuid: u() }).await.expect("it is gone");
         }

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use uuid::Uuid;
 
 use super::nexuses::{Flushes, NexusSlot, NexusState, device_name, no_nexus, parse_uuid};
+use super::publish::Encryption;
 use super::{Node, Result};
 use crate::config::{NexusConfig, Share, parse_size};
 use crate::model::{
@@ -51,7 +52,11 @@ impl Node {
                         volume::NexusState::Degraded => Health::Degraded,
                         volume::NexusState::Faulted => Health::Faulted,
                     },
-                    reason: info.reason,
+                    reason: match slot.encryption.as_ref().and_then(Encryption::trouble) {
+                        Some(trouble) if info.reason.is_empty() => trouble,
+                        Some(trouble) => format!("{}; {trouble}", info.reason),
+                        None => info.reason,
+                    },
                     children: info.children.into_iter().map(|c| child_info(c, &slot.offline)).collect(),
                     device_uri,
                     ledger: LedgerInfo { generation: info.generation.0, in_sync: info.in_sync },
@@ -93,6 +98,7 @@ impl Node {
             size: slot.size.to_string(),
             children: slot.children.clone(),
             share: slot.published.and_then(Share::of),
+            encryption: slot.encryption.as_ref().map(Encryption::check),
             managed: slot.managed,
             offline: slot.offline.iter().cloned().collect(),
         };
@@ -112,6 +118,7 @@ impl Node {
                 children: config.children,
                 managed: config.managed,
                 published: config.share.map(Protocol::from),
+                encryption: config.encryption.map(Encryption::Sealed),
                 offline: config.offline.into_iter().collect(),
                 absent: BTreeSet::new(),
                 stranded: None,

@@ -16,7 +16,7 @@ use crate::model::{CreateNexus, Error, ErrorKind, Health, LedgerInfo, NexusInfo,
 use crate::uri::DeviceUri;
 use crate::volume::{self, ChildSpec, NexusError, NexusSpec};
 
-use super::bdevs::supported;
+use super::publish::Encryption;
 
 /// ```text
 ///   create ──> Open ──destroy──> (gone)
@@ -37,6 +37,8 @@ pub(crate) struct NexusSlot {
     pub(crate) managed: bool,
     /// How it shall be published, if it shall; whether it is, the registry knows.
     pub(crate) published: Option<Protocol>,
+    /// With which key, if with one.
+    pub(crate) encryption: Option<Encryption>,
     /// Children that an operator took out.
     pub(crate) offline: BTreeSet<String>,
     /// Children that were not reachable when the nexus was opened; they are taken in as soon as they are.
@@ -152,6 +154,7 @@ impl Node {
             children,
             managed,
             published: None,
+            encryption: None,
             offline,
             absent: opened.absent,
             stranded: None,
@@ -202,13 +205,12 @@ impl Node {
         if self.nexuses.borrow().get(&uuid).is_some_and(|before| before.flushes == Flushes::FailOnce) {
             nexus.fail_next_flush();
         }
-        let published = self.nexuses.borrow().get(&uuid).and_then(|before| before.published);
-        let before = self.nexuses.borrow_mut().insert(uuid, NexusSlot { published, ..slot });
+        let before = self.nexuses.borrow().get(&uuid).map(|before| (before.published, before.encryption.clone()));
+        let (published, encryption) = before.unwrap_or_default();
+        let before = self.nexuses.borrow_mut().insert(uuid, NexusSlot { published, encryption, ..slot });
         drop(before);
-        if let Some(protocol) = published {
-            // When it fails now it is tried again.
-            let _ = self.share_device(&device_name(uuid), &device_name(uuid), protocol).await;
-        }
+        // When it fails now it is tried again.
+        self.publish_again(uuid).await;
         Ok(())
     }
 
@@ -285,39 +287,6 @@ impl Node {
         self.suspend_nexus(uuid).await;
         let slot = self.nexuses.borrow_mut().remove(&uuid);
         drop(slot);
-    }
-
-    /// Publishes a nexus; `key` must be empty. OK when it is so already. The reply has `device_uri`.
-    pub async fn publish_nexus(&self, uuid: String, key: String, protocol: Protocol) -> Result<NexusInfo> {
-        self.running()?;
-        let uuid = parse_uuid(&uuid)?;
-        match key.len() {
-            0 => {}
-            16 => return Err(Error::invalid(format!("nexus {uuid}: encryption is not supported yet"))),
-            n => return Err(Error::invalid(format!("nexus {uuid}: the key has {n} bytes, neither 0 nor 16"))),
-        }
-        supported(protocol, &format!("nexus {uuid}"))?;
-        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
-        self.open_nexus_of(uuid)?;
-        let name = device_name(uuid);
-        self.share_device(&name, &name, protocol).await.map_err(|e| e.context(format!("nexus {uuid}")))?;
-        self.update(uuid, |slot| slot.published = Some(protocol));
-        self.persist().await?;
-        self.nexus_info(uuid)
-    }
-
-    /// Takes a nexus back; OK when it is not published.
-    pub async fn unpublish_nexus(&self, uuid: String) -> Result<NexusInfo> {
-        self.running()?;
-        let uuid = parse_uuid(&uuid)?;
-        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
-        if !self.nexuses.borrow().contains_key(&uuid) {
-            return Err(no_nexus(uuid));
-        }
-        self.unshare_device(&device_name(uuid)).await;
-        self.update(uuid, |slot| slot.published = None);
-        self.persist().await?;
-        self.nexus_info(uuid)
     }
 
     /// The nexus, when it is open; else NotFound, or Unavailable with the reason.
@@ -402,15 +371,6 @@ impl Node {
         self.changes.bump();
     }
 
-    async fn publish_again(&self, uuid: Uuid) {
-        let name = device_name(uuid);
-        let Some(protocol) = self.nexuses.borrow().get(&uuid).and_then(|slot| slot.published) else { return };
-        let hidden = self.registry.find(&name).is_some_and(|(_, b)| b.share.is_none());
-        if hidden && self.share_device(&name, &name, protocol).await.is_ok() {
-            self.changes.bump();
-        }
-    }
-
     async fn reopen_nexus(&self, uuid: Uuid) -> Result<()> {
         let (size, children, offline, managed) = {
             let slots = self.nexuses.borrow();
@@ -427,6 +387,7 @@ impl Node {
             children,
             managed,
             published: None,
+            encryption: None,
             offline,
             absent: opened.absent,
             stranded: None,

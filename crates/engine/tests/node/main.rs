@@ -1,5 +1,6 @@
 //! The storage node in a simulated world: calls, wrong calls, restarts, and files that cannot be written.
 
+mod encryption;
 mod fencing;
 mod files;
 mod losses;

@@ -19,7 +19,16 @@ pub(super) fn nexus(uuid: &str, size: u64, children: &[&str]) -> CreateNexus {
 }
 
 /// Connects to a published nexus as a host would.
-async fn connect(host: &Host, uri: &str) -> DiskRef {
+pub(super) async fn connect(host: &Host, uri: &str) -> DiskRef {
+    connect_to(host, uri, Some(UUID.parse().expect("a uuid"))).await
+}
+
+/// Connects to whatever is there.
+pub(super) async fn connect_any(host: &Host, uri: &str) -> DiskRef {
+    connect_to(host, uri, None).await
+}
+
+async fn connect_to(host: &Host, uri: &str, uuid: Option<Uuid>) -> DiskRef {
     let (place, nqn) = uri.trim_start_matches("nvmf://").split_once('/').expect("an NQN");
     let (address, port) = place.split_once(':').expect("a port");
     let spec = RemoteSpec {
@@ -27,21 +36,21 @@ async fn connect(host: &Host, uri: &str) -> DiskRef {
         port: port.parse().expect("a port"),
         nqn: nqn.into(),
         host_nqn: "nqn.2019-05.io.openebs:test".into(),
-        uuid: Some(UUID.parse().expect("a uuid")),
+        uuid,
     };
     connect_disk(host, spec, Default::default()).await.expect("the nexus is there")
 }
 
-fn payload(byte: u8) -> Buf {
+pub(super) fn payload(byte: u8) -> Buf {
     Buf::copy_of(&[byte; 4096])
 }
 
-fn at(lba: u64) -> BlockRange {
+pub(super) fn at(lba: u64) -> BlockRange {
     BlockRange::new(lba, 8)
 }
 
 /// Two pools with a replica of 32 MiB each, and the nexus over them.
-async fn mirror(node: &Node) -> engine::model::NexusInfo {
+pub(super) async fn mirror(node: &Node) -> engine::model::NexusInfo {
     node.create_pool(pool("p1", &["/dev/a"])).await.unwrap();
     node.create_pool(pool("p2", &["/dev/b"])).await.unwrap();
     node.create_replica(replica("r1", "p1", 32)).await.unwrap();

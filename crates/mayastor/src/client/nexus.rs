@@ -1,7 +1,10 @@
 //! `mayastor nexus`.
 
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
 use api::{Word, v0, v1};
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 
 use super::Protocol;
 use crate::connect::{Client, Engine};
@@ -33,7 +36,10 @@ pub enum Command {
     Destroy(Name),
     /// Offer a nexus to hosts
     #[command(after_help = "Examples:
-  mayastor nexus publish 4dcf2b4c-1c37-4b0a-93b5-31a4b8f0d4a1")]
+  mayastor nexus publish 4dcf2b4c-1c37-4b0a-93b5-31a4b8f0d4a1
+  openssl rand -hex 64 > key && mayastor nexus publish 4dcf2b4c-1c37-4b0a-93b5-31a4b8f0d4a1 --key-file key
+
+The engine keeps a key in memory only: after it was restarted, publish the nexus again.")]
     Publish {
         /// The uuid of the nexus
         #[arg(value_name = "UUID")]
@@ -41,9 +47,12 @@ pub enum Command {
         /// How
         #[arg(short, long, value_enum, default_value = "nvmf")]
         protocol: Protocol,
-        /// The key of an encrypted nexus, 16 bytes
-        #[arg(value_name = "KEY", default_value = "", hide_default_value = true)]
-        key: String,
+        /// Encrypt what hosts write with the key in this file; - is standard input
+        #[arg(long, value_name = "FILE")]
+        key_file: Option<PathBuf>,
+        /// What the key is for
+        #[arg(long, value_enum, default_value = "aes-xts-256", requires = "key_file")]
+        cipher: Cipher,
     },
     /// Take a nexus back from hosts
     #[command(after_help = "Examples:
@@ -91,6 +100,36 @@ pub enum Command {
     Fault(Child),
 }
 
+/// How a nexus is encrypted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Cipher {
+    /// AES-256 in XTS; the key has 128 hexadecimal digits (openssl rand -hex 64)
+    #[value(name = "aes-xts-256")]
+    AesXts256,
+    /// AES-128 in CBC, for volumes of v0.3.0; the key has 16 bytes
+    #[value(name = "aes-cbc-128")]
+    AesCbc128,
+}
+
+/// The key in a file, without the end of its line. What it says of a wrong one does not repeat it.
+fn read_key(file: &Path, cipher: Cipher) -> Result<String, Failure> {
+    let wrong = |why: String| Failure::usage(format!("--key-file {}: {why}", file.display()));
+    // More than any key, so that a wrong file is not read as a whole.
+    let (mut bytes, most) = (Vec::new(), 1024);
+    let read = match file.to_str() {
+        Some("-") => std::io::stdin().take(most).read_to_end(&mut bytes),
+        _ => std::fs::File::open(file).and_then(|f| f.take(most).read_to_end(&mut bytes)),
+    };
+    read.map_err(|error| wrong(error.to_string()))?;
+    let text = String::from_utf8(bytes).map_err(|_| wrong("a key is text".into()))?;
+    let key = text.strip_suffix('\n').map(|line| line.strip_suffix('\r').unwrap_or(line)).unwrap_or(&text);
+    let (bytes, what) = match cipher {
+        Cipher::AesXts256 => (128, "aes-xts-256 takes 128 hexadecimal digits (openssl rand -hex 64)"),
+        Cipher::AesCbc128 => (16, "aes-cbc-128 takes 16 bytes"),
+    };
+    if key.len() == bytes { Ok(key.to_owned()) } else { Err(wrong(format!("it has {} bytes; {what}", key.len()))) }
+}
+
 /// The name of a nexus.
 #[derive(Debug, Args)]
 pub struct Name {
@@ -130,7 +169,8 @@ pub async fn run(command: Command, client: &Client) -> Done {
             engine.check(engine.v1().destroy_nexus(v1::NexusName { uuid: uuid.clone() }).await)?;
             output.done(format!("Nexus {uuid} destroyed"))
         }
-        Command::Publish { uuid, protocol, key } => {
+        Command::Publish { uuid, protocol, key_file, cipher } => {
+            let key = key_file.map(|file| read_key(&file, cipher)).transpose()?.unwrap_or_default();
             let share = v0::ShareProtocolNexus::from(protocol).into();
             let reply = engine.check(engine.v0().publish_nexus(v0::PublishNexusRequest { uuid, key, share }).await)?;
             output.made(&reply, &reply.device_uri, format!("Nexus published at {}", reply.device_uri))
@@ -224,4 +264,34 @@ pub async fn find(engine: &Engine, uuid: &str) -> Result<v1::Nexus, Failure> {
 /// The nexus of that uuid among these.
 pub fn pick(nexuses: Vec<v1::Nexus>, uuid: &str) -> Option<v1::Nexus> {
     nexuses.into_iter().find(|nexus| nexus.uuid.eq_ignore_ascii_case(uuid))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_in_files() {
+        let dir = tempfile();
+        let read = |contents: &str, cipher| {
+            std::fs::write(&dir, contents).expect("written");
+            read_key(&dir, cipher).map_err(|failure| failure.to_string())
+        };
+        let key = "0123456789abcdef".repeat(8);
+        for end in ["", "\n", "\r\n"] {
+            assert_eq!(read(&format!("{key}{end}"), Cipher::AesXts256).as_ref(), Ok(&key));
+            assert_eq!(read(&format!("{}{end}", &key[..16]), Cipher::AesCbc128).as_deref(), Ok(&key[..16]));
+        }
+        for (contents, cipher) in [("", Cipher::AesXts256), (&key[..16], Cipher::AesXts256), (&key, Cipher::AesCbc128)]
+        {
+            let error = read(contents, cipher).expect_err("the wrong length");
+            assert!(contents.is_empty() || !error.contains(contents), "{error}");
+        }
+        std::fs::remove_file(&dir).expect("removed");
+        assert!(read_key(&dir, Cipher::AesXts256).is_err());
+    }
+
+    fn tempfile() -> PathBuf {
+        std::env::temp_dir().join(format!("mayastor-key-{}", std::process::id()))
+    }
 }

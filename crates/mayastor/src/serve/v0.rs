@@ -175,9 +175,6 @@ impl Mayastor for Engine {
             Ok(ShareProtocolNexus::NexusNbd) => Protocol::Nbd,
             Err(_) => return Err(Status::internal(format!("{share} is not a share protocol of a nexus"))),
         };
-        if !matches!(key.len(), 0 | 16) {
-            return Err(Status::invalid_argument(format!("a key has 16 bytes, this one has {}", key.len())));
-        }
         let nexus = on_node!(self, node => node.publish_nexus(uuid, key, protocol).await).await;
         let device_uri = nexus.map_err(legacy(REFUSED))?.device_uri;
         Ok(Response::new(PublishNexusReply { device_uri }))
