@@ -56,3 +56,10 @@ pub const CONTROL_PORT: u16 = 10125;
 pub const HTTP_PORT: u16 = 10123;
 /// The port of the NVMe/TCP target, for replicas and nexuses alike.
 pub const NVME_PORT: u16 = 8420;
+
+/// The metadata of a call to an engine that names the control plane's term, as a decimal number. An engine that has heard of
+/// a higher one refuses the call with ABORTED. Calls without it are not a control plane's.
+pub const TERM_METADATA: &str = "mayastor-term";
+/// The metadata of UNAVAILABLE from a control plane that does not lead: where the one is that does, as host:port. Empty when
+/// there is none.
+pub const LEADER_METADATA: &str = "mayastor-leader";

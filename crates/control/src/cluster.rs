@@ -9,6 +9,9 @@ use api::v1::engine_client::EngineClient;
 use block::Bytes;
 use plan::{ChildState, Desired, Node, Observed, PoolId, PoolState, Presence, Reach, SeenReplica};
 use tokio::task::JoinHandle;
+use tonic::metadata::AsciiMetadataValue;
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint};
 use uuid::Uuid;
 
@@ -16,6 +19,22 @@ use crate::Inner;
 
 /// Missed heartbeats that make a node unreachable.
 const MISSED: u32 = 3;
+
+/// The connection to an engine.
+type Link = InterceptedService<Channel, Term>;
+/// A client of an engine.
+pub(crate) type Engine = EngineClient<Link>;
+
+/// Says with each call in which control plane's name it is made, so that an engine refuses what a former one still sends.
+#[derive(Clone)]
+pub(crate) struct Term(AsciiMetadataValue);
+
+impl Interceptor for Term {
+    fn call(&mut self, mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+        request.metadata_mut().insert(api::TERM_METADATA, self.0.clone());
+        Ok(request)
+    }
+}
 
 /// See the module.
 #[derive(Default)]
@@ -44,7 +63,7 @@ pub(crate) struct Peer {
     /// Where replicas can be reached by other nodes, and their own node's reason when they do not work.
     pub replicas: BTreeMap<Uuid, v1::Replica>,
     pub nexuses: BTreeMap<Uuid, v1::Nexus>,
-    channel: Channel,
+    channel: Link,
     task: JoinHandle<()>,
 }
 
@@ -66,7 +85,7 @@ impl Cluster {
         self.0.lock().expect("nobody panics while holding the view of the cluster")
     }
     /// A client for a node's engine.
-    pub fn client(&self, node: &str) -> Option<EngineClient<Channel>> {
+    pub fn client(&self, node: &str) -> Option<Engine> {
         self.lock().nodes.get(node).map(|p| EngineClient::new(p.channel.clone()))
     }
 }
@@ -280,6 +299,8 @@ pub(crate) fn watch(inner: &Arc<Inner>, id: &str, endpoint: &str) {
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5))
         .connect_lazy();
+    let term = Term(AsciiMetadataValue::from(inner.state.term()));
+    let channel = InterceptedService::new(channel, term);
     let task = tokio::spawn(listen(Arc::downgrade(inner), id.to_owned(), channel.clone()));
     let away = Node {
         reach: Reach::Unreachable { since_ms: now_ms },
@@ -304,7 +325,7 @@ pub(crate) fn watch(inner: &Arc<Inner>, id: &str, endpoint: &str) {
 }
 
 /// Listens to one node for as long as the control plane lives.
-async fn listen(inner: Weak<Inner>, id: String, channel: Channel) {
+async fn listen(inner: Weak<Inner>, id: String, channel: Link) {
     let mut pause = Duration::from_millis(100);
     loop {
         let Some(limit) = inner.upgrade().map(|i| i.options.heartbeat * MISSED) else { return };
@@ -335,7 +356,7 @@ fn cause(status: &tonic::Status) -> String {
 }
 
 /// Follows one stream of reports to its end.
-async fn stream(inner: &Weak<Inner>, id: &str, channel: &Channel, limit: Duration) -> Result<bool, String> {
+async fn stream(inner: &Weak<Inner>, id: &str, channel: &Link, limit: Duration) -> Result<bool, String> {
     let mut client = EngineClient::new(channel.clone()).max_decoding_message_size(64 << 20);
     let silent = |_| format!("nothing was heard from it for {} s", limit.as_secs_f32());
     let opened = tokio::time::timeout(limit, client.watch_node(v1::Empty {})).await.map_err(silent)?;

@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::broadcast;
 
 use crate::record::{self, EventRecord};
-use crate::store::{Change, Store, StoreError, Urgency};
+use crate::store::{Change, Store, StoreError};
 
 /// See the module.
 pub(crate) struct Events {
@@ -50,21 +50,23 @@ impl Events {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
         let event = EventRecord { time_ms, kind: kind.to_owned(), object, text };
-        let mut change = Change { urgency: Urgency::Lazy, ..Change::default() };
+        let mut changes = Vec::new();
         {
             let mut log = self.log.lock().expect("nobody panics while holding the events");
             let number = log.next;
             log.next += 1;
-            change.puts.push((key(number), record::encode(&event)));
+            changes.push(Change::lazy(key(number), Some(record::encode(&event))));
             log.events.push_back((number, event.clone()));
             while log.events.len() > self.keep {
-                change.deletes.extend(log.events.pop_front().map(|(number, _)| key(number)));
+                changes.extend(log.events.pop_front().map(|(number, _)| Change::lazy(key(number), None)));
             }
         }
         // Nobody may be listening.
         let _ = self.news.send(wire(&event));
-        if let Err(error) = self.store.commit(change).await {
-            tracing::warn!("an event was not stored: {error}");
+        for change in changes {
+            if let Err(error) = self.store.commit(change).await {
+                tracing::warn!("an event was not stored: {error}");
+            }
         }
     }
 

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 
 use api::v1;
-use api::v1::engine_client::EngineClient;
 use plan::{Action, PoolId, Publish, Replica, ReplicaLife, Volume, safety};
-use tonic::transport::Channel;
 use tonic::{Code, Response, Status};
 use uuid::Uuid;
 
 use crate::Inner;
+use crate::cluster::Engine;
 use crate::reconcile::look;
 use crate::state::Fate;
 use crate::store::StoreError;
@@ -139,12 +138,7 @@ fn known_uri(inner: &Inner, volume: Uuid, replica: Uuid, node: &str) -> String {
     uri.map_or_else(|| format!("bdev:///{replica}"), |c| c.uri.clone())
 }
 
-async fn call(
-    inner: &Arc<Inner>,
-    mut client: EngineClient<Channel>,
-    action: &Action,
-    volume: &Volume,
-) -> Result<(), Status> {
+async fn call(inner: &Arc<Inner>, mut client: Engine, action: &Action, volume: &Volume) -> Result<(), Status> {
     let id = action.volume();
     let nexus_name = || v1::NexusName { uuid: id.to_string() };
     let take_nexus = |node: &str, reply: Response<v1::Nexus>| {

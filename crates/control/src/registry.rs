@@ -52,13 +52,26 @@ impl v1::registry_server::Registry for Service {
         if new.in_sync.is_empty() || new.in_sync.len() != wire.in_sync.len() {
             return Err(Status::invalid_argument("each member of a ledger must be a replica, and there must be one"));
         }
-        self.0.state.change(id, |volume| record(volume, id, new, &node)).await.map_err(|refusal| match refusal {
-            Refusal::Fenced(why) => Status::failed_precondition(why),
-            Refusal::Store(error) => unavailable(error),
-        })?;
-        self.0.changed();
+        match self.0.state.change(id, |volume| record(volume, id, new, &node)).await {
+            Ok(Recorded::New) => self.0.changed(),
+            // What was not written has to be true still: another control plane may have given the volume to another node.
+            Ok(Recorded::Known) => self.0.state.confirm().await.map_err(unavailable)?,
+            Err(Refusal::Fenced(why)) => {
+                self.0.state.confirm().await.map_err(unavailable)?;
+                return Err(Status::failed_precondition(why));
+            }
+            Err(Refusal::Store(error)) => return Err(unavailable(error)),
+        }
         Ok(Response::new(v1::Empty {}))
     }
+}
+
+/// What came of a ledger.
+enum Recorded {
+    /// It is on record now.
+    New,
+    /// It was already.
+    Known,
 }
 
 enum Refusal {
@@ -76,7 +89,7 @@ fn unavailable(error: StoreError) -> Status {
 }
 
 /// The fence. A ledger is taken only from the volume's target, and only when it is newer than the one on record.
-fn record(volume: Option<&mut Volume>, id: Uuid, new: plan::Ledger, node: &str) -> Result<Fate<()>, Refusal> {
+fn record(volume: Option<&mut Volume>, id: Uuid, new: plan::Ledger, node: &str) -> Result<Fate<Recorded>, Refusal> {
     let Some(volume) = volume else { return Err(Refusal::Fenced(format!("there is no volume {id}"))) };
     // An engine that does not say who it is can only be judged by the generation.
     if !node.is_empty() && volume.target.as_deref() != Some(node) {
@@ -84,14 +97,14 @@ fn record(volume: Option<&mut Volume>, id: Uuid, new: plan::Ledger, node: &str) 
         return Err(Refusal::Fenced(format!("volume {} belongs to {owner}, not to {node}", volume.name)));
     }
     match &volume.ledger {
-        Some(known) if *known == new => Ok(Fate::Unchanged(())),
+        Some(known) if *known == new => Ok(Fate::Unchanged(Recorded::Known)),
         Some(known) if known.generation >= new.generation => Err(Refusal::Fenced(format!(
             "volume {} has a ledger of generation {}, so that of generation {} is refused",
             volume.name, known.generation, new.generation
         ))),
         _ => {
             volume.ledger = Some(new);
-            Ok(Fate::Put(()))
+            Ok(Fate::Put(Recorded::New))
         }
     }
 }

@@ -1,20 +1,25 @@
 //! What is recorded, in memory: every change is in the store before it is seen here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use plan::{Desired, Volume};
 use uuid::Uuid;
 
 use crate::record::{self, NodeRecord};
-use crate::store::{Change, Store, StoreError};
+use crate::store::{Change, Expected, Store, StoreError};
 
 const CLUSTER_KEY: &str = "meta/cluster";
+const TERM_KEY: &str = "meta/term";
 
 /// See the module.
 pub(crate) struct State {
     store: Arc<dyn Store>,
     cluster_id: Uuid,
+    term: u64,
+    /// Volumes of which nobody knows what the store holds: a change failed, and so did the look at what became of it.
+    doubts: Mutex<BTreeSet<Uuid>>,
     /// Held over each change, so that changes follow one another.
     commit: tokio::sync::Mutex<()>,
     cache: Mutex<Cache>,
@@ -40,8 +45,8 @@ pub(crate) enum Fate<T> {
 fn volume_key(id: Uuid) -> String {
     format!("volume/{id}")
 }
-fn name_key(name: &str) -> String {
-    format!("name/{name}")
+fn node_key(id: &str) -> String {
+    format!("node/{id}")
 }
 
 impl State {
@@ -51,12 +56,11 @@ impl State {
             Some(entry) => record::decode(CLUSTER_KEY, &entry.value)?,
             None => {
                 let id = Uuid::new_v4();
-                let conditions = vec![(CLUSTER_KEY.to_owned(), None)];
-                let puts = vec![(CLUSTER_KEY.to_owned(), record::encode(&id))];
-                store.commit(Change { conditions, puts, ..Change::default() }).await?;
+                store.commit(Change::new(CLUSTER_KEY, Expected::Absent, Some(record::encode(&id)))).await?;
                 id
             }
         };
+        let term = begin_term(&*store).await?;
         let mut cache = Cache { desired: Desired::default(), revisions: BTreeMap::new(), nodes: BTreeMap::new() };
         for (key, entry) in store.list("volume/").await? {
             let id = key.strip_prefix("volume/").and_then(|id| id.parse::<Uuid>().ok());
@@ -69,7 +73,21 @@ impl State {
             let node = record::decode(&key, &entry.value)?;
             cache.nodes.insert(key["node/".len()..].to_owned(), node);
         }
-        Ok(State { store, cluster_id, commit: tokio::sync::Mutex::new(()), cache: Mutex::new(cache) })
+        // Names of volumes had keys of their own once.
+        for (key, _) in store.list("name/").await? {
+            store.commit(Change::lazy(key, None)).await?;
+        }
+        let (commit, doubts) = (tokio::sync::Mutex::new(()), Mutex::default());
+        Ok(State { store, cluster_id, term, doubts, commit, cache: Mutex::new(cache) })
+    }
+
+    /// The term of this control plane: larger than that of every one before it on this store.
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+    /// Asks the store whether this control plane still is the one that makes changes: then what it knows is true.
+    pub async fn confirm(&self) -> Result<(), StoreError> {
+        self.store.confirm().await
     }
 
     /// The identity of the cluster, made once.
@@ -92,8 +110,8 @@ impl State {
             return Ok(());
         }
         let _one_at_a_time = self.commit.lock().await;
-        let puts = vec![(format!("node/{id}"), record::encode(&node))];
-        self.store.commit(Change { puts, ..Change::default() }).await?;
+        let value = record::encode(&node);
+        self.store.commit(Change::new(node_key(id), Expected::Anything, Some(value))).await?;
         self.read().nodes.insert(id.to_owned(), node);
         Ok(())
     }
@@ -101,21 +119,21 @@ impl State {
     /// Forgets a node.
     pub async fn remove_node(&self, id: &str) -> Result<(), StoreError> {
         let _one_at_a_time = self.commit.lock().await;
-        self.store.commit(Change { deletes: vec![format!("node/{id}")], ..Change::default() }).await?;
+        self.store.commit(Change::new(node_key(id), Expected::Anything, None)).await?;
         self.read().nodes.remove(id);
         Ok(())
     }
 
-    /// Records a new volume. The name must be free.
+    /// Records a new volume. Its name and uuid must be free: since one control plane at a time makes changes, one after the
+    /// other, it is enough to look at the records here.
     pub async fn create(&self, id: Uuid, volume: Volume) -> Result<(), StoreError> {
         let _one_at_a_time = self.commit.lock().await;
-        let (key, name) = (volume_key(id), name_key(&volume.name));
-        let change = Change {
-            conditions: vec![(key.clone(), None), (name.clone(), None)],
-            puts: vec![(key, record::encode_volume(&volume)), (name, record::encode(&id))],
-            ..Change::default()
-        };
-        let revision = self.store.commit(change).await?;
+        self.settle().await?;
+        if self.read().desired.volumes.values().any(|v| v.name == volume.name) {
+            return Err(StoreError::Conflict(format!("the volume {}", volume.name)));
+        }
+        let change = Change::new(volume_key(id), Expected::Absent, Some(record::encode_volume(&volume)));
+        let revision = self.commit(id, change).await?;
         let mut cache = self.read();
         cache.desired.volumes.insert(id, volume);
         cache.revisions.insert(id, revision);
@@ -130,26 +148,26 @@ impl State {
         edit: impl FnOnce(Option<&mut Volume>) -> Result<Fate<T>, E>,
     ) -> Result<T, E> {
         let _one_at_a_time = self.commit.lock().await;
+        self.settle().await?;
         let (mut volume, revision) = {
             let cache = self.read();
             (cache.desired.volumes.get(&id).cloned(), cache.revisions.get(&id).copied())
         };
         let fate = edit(volume.as_mut())?;
         let key = volume_key(id);
-        let mut change = Change { conditions: vec![(key.clone(), revision)], ..Change::default() };
+        let expected = revision.map_or(Expected::Absent, Expected::Revision);
         match (fate, volume) {
             (Fate::Unchanged(result), _) => Ok(result),
             (Fate::Put(result), Some(volume)) => {
-                change.puts.push((key, record::encode_volume(&volume)));
-                let revision = self.commit(id, change).await?;
+                let value = Some(record::encode_volume(&volume));
+                let revision = self.commit(id, Change::new(key, expected, value)).await?;
                 let mut cache = self.read();
                 cache.desired.volumes.insert(id, volume);
                 cache.revisions.insert(id, revision);
                 Ok(result)
             }
-            (Fate::Delete(result), Some(volume)) => {
-                change.deletes = vec![key, name_key(&volume.name)];
-                self.commit(id, change).await?;
+            (Fate::Delete(result), Some(_)) => {
+                self.commit(id, Change::new(key, expected, None)).await?;
                 let mut cache = self.read();
                 cache.desired.volumes.remove(&id);
                 cache.revisions.remove(&id);
@@ -165,23 +183,33 @@ impl State {
             Ok(revision) => return Ok(revision),
             Err(error) => error,
         };
-        let key = volume_key(id);
-        // When that fails too, the revision of the next commit will not fit, and this is tried again.
-        if let Ok(found) = self.store.get(&key).await {
+        self.doubts.lock().expect("nobody panics while holding the doubts").insert(id);
+        // When that fails too, it is tried again before the next change.
+        let _ = self.settle().await;
+        Err(error)
+    }
+
+    /// Reads the records again of which nobody knows what the store holds.
+    async fn settle(&self) -> Result<(), StoreError> {
+        let doubts = self.doubts.lock().expect("nobody panics while holding the doubts").clone();
+        for id in doubts {
+            let key = volume_key(id);
+            let found = self.store.get(&key).await?;
             let volume = found.as_ref().map(|e| record::decode_volume(&key, &e.value)).transpose()?;
             let mut cache = self.read();
-            match (found, volume) {
-                (Some(entry), Some(volume)) => {
+            match found.zip(volume) {
+                Some((entry, volume)) => {
                     cache.desired.volumes.insert(id, volume);
                     cache.revisions.insert(id, entry.revision);
                 }
-                _ => {
+                None => {
                     cache.desired.volumes.remove(&id);
                     cache.revisions.remove(&id);
                 }
             }
+            self.doubts.lock().expect("nobody panics while holding the doubts").remove(&id);
         }
-        Err(error)
+        Ok(())
     }
 
     /// The volume of that name or uuid.
@@ -190,4 +218,16 @@ impl State {
         let by_uuid = name.parse::<Uuid>().ok().filter(|id| cache.desired.volumes.contains_key(id));
         by_uuid.or_else(|| cache.desired.volumes.iter().find(|(_, v)| v.name == name).map(|(id, _)| *id))
     }
+}
+
+/// Begins a term: the number that engines hear, so that nothing of a former control plane is done any more. It grows even
+/// when the store was lost and made anew, unless the clock was set back too.
+async fn begin_term(store: &dyn Store) -> Result<u64, StoreError> {
+    let found = store.get(TERM_KEY).await?;
+    let last: u64 = found.as_ref().map(|e| record::decode(TERM_KEY, &e.value)).transpose()?.unwrap_or(0);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let term = u64::try_from(now.as_millis()).unwrap_or(0).max(last + 1);
+    let expected = found.map_or(Expected::Absent, |e| Expected::Revision(e.revision));
+    store.commit(Change::new(TERM_KEY, expected, Some(record::encode(&term)))).await?;
+    Ok(term)
 }

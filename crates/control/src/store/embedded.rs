@@ -93,23 +93,20 @@ impl Store for EmbeddedStore {
 }
 
 fn apply(transaction: &redb::WriteTransaction, change: Change) -> Result<u64, StoreError> {
+    let Change { key, expected, value, .. } = change;
     let mut table = transaction.open_table(OBJECTS).map_err(failed)?;
-    for (key, wanted) in change.conditions {
-        let found = table.get(key.as_str()).map_err(failed)?;
-        let revision = found.map(|bytes| entry(&key, bytes.value())).transpose()?.map(|e| e.revision);
-        if revision != wanted {
-            return Err(StoreError::Conflict(key));
-        }
+    let found = table.get(key.as_str()).map_err(failed)?.map(|bytes| entry(&key, bytes.value())).transpose()?;
+    if !expected.fits(found.map(|e| e.revision)) {
+        return Err(StoreError::Conflict(key));
     }
     let mut counters = transaction.open_table(COUNTERS).map_err(failed)?;
     let revision = counters.get("last").map_err(failed)?.map_or(0, |v| v.value()) + 1;
     counters.insert("last", revision).map_err(failed)?;
-    for (key, value) in change.puts {
-        let bytes = [&revision.to_le_bytes()[..], &value].concat();
-        table.insert(key.as_str(), bytes.as_slice()).map_err(failed)?;
-    }
-    for key in change.deletes {
-        table.remove(key.as_str()).map_err(failed)?;
+    match value {
+        Some(value) => drop(
+            table.insert(key.as_str(), [&revision.to_le_bytes()[..], &value].concat().as_slice()).map_err(failed)?,
+        ),
+        None => drop(table.remove(key.as_str()).map_err(failed)?),
     }
     Ok(revision)
 }

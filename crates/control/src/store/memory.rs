@@ -22,20 +22,16 @@ impl Store for MemoryStore {
     fn commit(&self, change: Change) -> StoreFuture<'_, u64> {
         let mut guard = self.0.lock().expect("not poisoned");
         let (last, map) = &mut *guard;
-        let broken = change.conditions.iter().find(|(key, wanted)| map.get(key).map(|e| e.revision) != *wanted);
-        let result = match broken {
-            Some((key, _)) => Err(StoreError::Conflict(key.clone())),
-            None => {
-                *last += 1;
-                for (key, value) in change.puts {
-                    map.insert(key, Entry { value, revision: *last });
-                }
-                for key in change.deletes {
-                    map.remove(&key);
-                }
-                Ok(*last)
-            }
-        };
-        Box::pin(std::future::ready(result))
+        let Change { key, expected, value, .. } = change;
+        if !expected.fits(map.get(&key).map(|e| e.revision)) {
+            return Box::pin(std::future::ready(Err(StoreError::Conflict(key))));
+        }
+        *last += 1;
+        let revision = *last;
+        match value {
+            Some(value) => drop(map.insert(key, Entry { value, revision })),
+            None => drop(map.remove(&key)),
+        }
+        Box::pin(std::future::ready(Ok(revision)))
     }
 }
