@@ -30,5 +30,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     builder.compile_fds(schemas)?;
     let csi = protox::compile(["csi.proto"], ["proto"])?;
     tonic_prost_build::configure().btree_map(".").compile_fds(csi)?;
+    let etcd = protox::compile(["etcd.proto"], ["proto"])?;
+    tonic_prost_build::configure().build_server(false).compile_fds(etcd)?;
     Ok(())
 }

@@ -32,6 +32,9 @@ pub const PAGE: &[Package] = &[("/usr/bin/chromium", "chromium"), ("/usr/bin/chr
 /// What makes up requests for the REST API comes from Python's registry.
 pub const REST: &[Package] = &[("/usr/bin/python3", "python3"), ("/usr/share/doc/python3-venv", "python3-venv")];
 
+/// What a store may be kept in.
+pub const STORES: &[Package] = &[("/usr/bin/etcd", "etcd-server")];
+
 /// What speaks our protocols from outside.
 pub const PROTOCOLS: &[Package] = &[
     ("/usr/bin/iscsi-test-cu", "libiscsi-bin"),

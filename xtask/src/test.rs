@@ -25,6 +25,9 @@ pub struct Args {
     /// The REST API against its own OpenAPI document, with requests that schemathesis makes up
     #[arg(long)]
     rest: bool,
+    /// The control plane's store on a real etcd: conformance, leaders that sleep, an etcd that is away
+    #[arg(long)]
+    stores: bool,
     /// Programs of others (libiscsi, QEMU) as initiators of our targets
     #[arg(long)]
     protocols: bool,
@@ -73,6 +76,7 @@ pub fn run(args: &Args) -> Result<()> {
         suite(args.lint, &[], None, lint),
         suite(args.unit, &[], None, unit),
         suite(args.demo, &[], Release, demo),
+        suite(args.stores, packages::STORES, None, stores),
         suite(args.sim, &[], Release, sim::suite),
         suite(args.page, packages::PAGE, Release, || harness("page")),
         suite(args.rest, packages::REST, Release, rest::run),
@@ -144,6 +148,11 @@ fn demo() -> Result<()> {
 
 fn unit() -> Result<()> {
     cargo(&["test", "--workspace", "--locked"])
+}
+
+/// Tests that need servers of others are marked as ignored.
+fn stores() -> Result<()> {
+    cargo(&["test", "--locked", "-p", "control", "--test", "etcd", "--", "--ignored"])
 }
 
 /// What a developer runs before a push.

@@ -1,6 +1,6 @@
 //! The wire schemas and the types, clients and servers that are generated from them.
 //!
-//! Every message but CSI's can be serialised as JSON or YAML with the names of its fields; enums appear as lower-case words.
+//! Every message but CSI's and etcd's can be serialised as JSON or YAML with the names of its fields; enums appear as lower-case words.
 #![forbid(unsafe_code)]
 
 mod words;
@@ -46,6 +46,17 @@ pub mod v1 {
 )]
 pub mod csi {
     tonic::include_proto!("csi.v1");
+}
+
+/// The part of etcd's API that the control plane's store calls (package `etcdserverpb`): `KV`, `Lease` and `Auth`.
+#[allow(
+    missing_docs,
+    clippy::all,
+    clippy::too_many_lines,
+    reason = "generated from proto/etcd.proto, which has the comments"
+)]
+pub mod etcd {
+    tonic::include_proto!("etcdserverpb");
 }
 
 /// The port of an engine's gRPC services.

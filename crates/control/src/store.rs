@@ -6,6 +6,7 @@
 
 pub mod election;
 mod embedded;
+pub mod etcd;
 mod memory;
 
 use std::future::Future;
