@@ -22,7 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("control", &["api", "block", "plan"]),
     ("csi", &["api", "block"]),
     ("mayastor", &["api", "block", "control", "csi", "engine", "host", "plan", "pool", "proof", "ring"]),
-    ("bench", &["api", "block", "engine", "host", "nvme", "ring"]),
+    ("bench", &["api", "block", "engine", "host", "nvme", "pool", "ring"]),
     ("chaos", &["block", "engine", "host", "pool", "ring"]),
     ("csitest", &["api"]),
     ("guest", &[]),

@@ -15,6 +15,7 @@ use crate::action::Action;
 use crate::disk::Job;
 use crate::helper::Helpers;
 use crate::parker::Parker;
+use crate::patience::Patience;
 use crate::sys::{Key, Landed, Ring, Wait};
 use crate::timers::Timers;
 
@@ -35,12 +36,12 @@ pub(crate) struct Core {
     pub(crate) helpers: Helpers,
     parker: Arc<Parker>,
     bell: Rc<OwnedFd>,
-    spin: Duration,
+    patience: Patience,
     closed: Cell<bool>,
 }
 
 impl Core {
-    /// The core of the calling thread, which may look at the ring for `spin` before it sleeps.
+    /// The core of the calling thread, which may look at the ring for up to `spin` before it sleeps.
     pub(crate) fn new(parker: Arc<Parker>, spin: Duration) -> io::Result<Rc<Core>> {
         let core = Rc::new(Core {
             ring: RefCell::new(Ring::new()?),
@@ -48,7 +49,7 @@ impl Core {
             helpers: Helpers::default(),
             bell: Rc::new(parker.bell()?),
             parker,
-            spin,
+            patience: Patience::new(spin),
             closed: Cell::new(false),
         });
         core.arm_doorbell();
@@ -115,9 +116,10 @@ impl Core {
     pub(crate) fn wait(&self, has_work: impl Fn() -> bool) {
         let mut ring = self.ring.borrow_mut();
         let first = self.timers.borrow().first();
-        if !self.spin.is_zero() {
+        let watch = self.patience.watch();
+        if !watch.is_zero() {
             ring.submit(Wait::No);
-            let until = self.now() + self.spin;
+            let until = self.now() + watch;
             while !ring.has_landed() && !has_work() {
                 let now = self.now();
                 if first.is_some_and(|due| due <= now) {
@@ -126,7 +128,8 @@ impl Core {
                 if now >= until {
                     break;
                 }
-                std::hint::spin_loop();
+                // Whoever else has work for this processor goes first: often it is what is waited for.
+                rustix::thread::sched_yield();
             }
             if ring.has_landed() {
                 ring.submit(Wait::No);
@@ -137,7 +140,11 @@ impl Core {
         if has_work() {
             ring.submit(Wait::No);
         } else {
+            let before = self.patience.is_learning().then(|| self.now());
             ring.submit(Wait::AtMost(first.map(|due| due.since(self.now()))));
+            if let Some(before) = before {
+                self.patience.slept(self.now().since(before));
+            }
         }
         self.parker.awake();
     }

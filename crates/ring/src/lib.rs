@@ -21,13 +21,14 @@ mod memory;
 mod net;
 mod open;
 mod parker;
+mod patience;
 mod shard;
 #[allow(unsafe_code, reason = "memory that is lent to the kernel")]
 mod sys;
 mod timers;
 mod world;
 
-pub use shard::{Gone, NoRing, Options, Shard, StartError, run, try_run};
+pub use shard::{DEFAULT_SPIN, Gone, NoRing, Options, Shard, StartError, run, try_run};
 
 #[cfg(test)]
 mod tests {

@@ -22,15 +22,25 @@ use crate::world::Linux;
 const BUDGET: usize = 128;
 
 /// How a data thread runs.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Options {
-    /// How long the thread watches for completions before it sleeps. Zero, the default, sleeps at once; 20 to 100 µs
-    /// save the cost of waking (about 15 µs a request at queue depth 1) and burn the core while traffic lasts.
+    /// How long the thread may watch for completions before it sleeps; [`DEFAULT_SPIN`] by default, zero: it sleeps at
+    /// once. It watches only while that pays: when what it waits for has been coming within this time. That saves the
+    /// cost of waking (about 15 µs a request at queue depth 1). Others who want the processor go first.
     pub spin: Duration,
     /// The thread's name; for people only, Linux shows the first 15 bytes.
     pub name: String,
     /// The processor that the thread stays on, counted from 0; any when `None`.
     pub cpu: Option<usize>,
+}
+
+/// The default of [`Options::spin`].
+pub const DEFAULT_SPIN: Duration = Duration::from_micros(50);
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { spin: DEFAULT_SPIN, name: String::new(), cpu: None }
+    }
 }
 
 /// io_uring is missing or forbidden.

@@ -19,7 +19,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
 use crate::Result;
-use crate::cluster::{Clock, Target};
+use crate::cluster::{Clock, Export};
 
 /// Capsules in the memory file: enough for random places, few enough for the cache of headers.
 const CAPSULES: u64 = 16 * 1024;
@@ -40,7 +40,7 @@ pub struct Blast {
 impl Blast {
     /// Random requests of 4 KiB for `time`, after a short warm-up; returns how many were answered, in which time, and what
     /// the engines spent on them.
-    pub fn run(self, target: &Target, time: Duration, clock: &Clock) -> Result<(u64, Duration, Duration)> {
+    pub fn run(self, target: &Export, time: Duration, clock: &Clock) -> Result<(u64, Duration, Duration)> {
         let mut session = Session::open(target)?;
         let blocks = crate::cluster::DEVICE_BYTES / session.block_bytes;
         let (capsules, bytes) = self.capsules(&session, blocks)?;
@@ -110,7 +110,7 @@ struct Session {
 }
 
 impl Session {
-    fn open(target: &Target) -> Result<Session> {
+    fn open(target: &Export) -> Result<Session> {
         let identity = Identity {
             host_nqn: Nqn::new("nqn.2019-05.io.openebs:blast")?,
             host_id: [7; 16],
@@ -173,7 +173,7 @@ struct Link {
 }
 
 impl Link {
-    fn open(target: &Target, entries: u16) -> Result<Link> {
+    fn open(target: &Export, entries: u16) -> Result<Link> {
         let stream = TcpStream::connect((target.host.as_str(), target.port))?;
         stream.set_nodelay(true)?;
         let options = QueueOptions { entries, digests: Digests::default(), receive_bytes: 16 << 10 };

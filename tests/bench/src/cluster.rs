@@ -8,7 +8,7 @@ use api::{v0, v1};
 use tonic::transport::Channel;
 use uuid::Uuid;
 
-use crate::Result;
+use crate::{Result, local};
 
 const ENGINES: usize = 3;
 const GRPC_PORT: u16 = 23_124;
@@ -16,8 +16,16 @@ const NVME_PORT: u16 = 23_420;
 /// The size of each measured device.
 pub const DEVICE_BYTES: u64 = 1 << 30;
 
-/// Where a device is exported.
-pub struct Target {
+/// Where a device is.
+pub enum Target {
+    /// Exported by an engine.
+    Remote(Export),
+    /// In a pool in this file, used without an engine.
+    Local(PathBuf),
+}
+
+/// Where an engine exports a device.
+pub struct Export {
     pub host: String,
     pub port: u16,
     pub nqn: String,
@@ -27,11 +35,12 @@ type Make = fn(&mut Cluster) -> Result<Target>;
 
 /// The measured devices, in order.
 pub const DEVICES: &[(&str, Make)] = &[
-    ("malloc", |c| c.malloc()),
-    ("pool", |c| c.pool_replica()),
-    ("nexus-1", |c| c.nexus(1)),
-    ("nexus-2", |c| c.nexus(2)),
-    ("nexus-3", |c| c.nexus(3)),
+    ("malloc", |c| c.malloc().map(Target::Remote)),
+    ("local pool", |c| local::prepare(&c.dir).map(Target::Local)),
+    ("pool", |c| c.pool_replica().map(Target::Remote)),
+    ("nexus-1", |c| c.nexus(1).map(Target::Remote)),
+    ("nexus-2", |c| c.nexus(2).map(Target::Remote)),
+    ("nexus-3", |c| c.nexus(3).map(Target::Remote)),
 ];
 
 struct Engine {
@@ -39,17 +48,30 @@ struct Engine {
     grpc: Channel,
 }
 
-/// The CPU time that some processes have used.
-pub struct Clock(Vec<u32>);
+/// The CPU time that some threads have used.
+pub enum Clock {
+    /// All of these processes.
+    Processes(Vec<u32>),
+    /// The one that asks.
+    ThisThread,
+}
 
 impl Clock {
-    /// The sum of their threads' time on a processor, user and system.
+    /// The sum of the threads' time on a processor, user and system.
     pub fn now(&self) -> Result<Duration> {
+        let used = |thread: &Path| -> Result<u64> {
+            let schedstat = std::fs::read_to_string(thread.join("schedstat"))?;
+            Ok(schedstat.split_whitespace().next().unwrap_or("0").parse::<u64>()?)
+        };
         let mut total = 0;
-        for id in &self.0 {
-            for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
-                let schedstat = std::fs::read_to_string(thread?.path().join("schedstat"))?;
-                total += schedstat.split_whitespace().next().unwrap_or("0").parse::<u64>()?;
+        match self {
+            Clock::ThisThread => total = used(Path::new("/proc/thread-self"))?,
+            Clock::Processes(ids) => {
+                for id in ids {
+                    for thread in std::fs::read_dir(format!("/proc/{id}/task"))? {
+                        total += used(&thread?.path())?;
+                    }
+                }
             }
         }
         Ok(Duration::from_nanos(total))
@@ -78,7 +100,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Starts the engines, pinned to the first processor.
-    pub fn start(program: &Path, dir: &Path, spin_us: u64) -> Result<Cluster> {
+    pub fn start(program: &Path, dir: &Path, spin_us: Option<u64>) -> Result<Cluster> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let mut cluster = Cluster { runtime, engines: Vec::new(), dir: dir.to_owned(), nexus: None };
         for k in 0..ENGINES {
@@ -86,7 +108,9 @@ impl Cluster {
             let mut command = Command::new("taskset");
             command.args(["-c", "0"]).arg(program).args(["engine", "--node-name", &format!("bench-{k}")]);
             command.args(["--grpc", &grpc, "--nvme", &format!("127.0.0.1:{}", NVME_PORT + k as u16)]);
-            command.args(["--spin", &spin_us.to_string()]);
+            if let Some(spin_us) = spin_us {
+                command.args(["--spin", &spin_us.to_string()]);
+            }
             command.env("MAYASTOR_PARENT", std::process::id().to_string());
             let process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
             let channel = tonic::transport::Endpoint::from_shared(format!("http://{grpc}"))?;
@@ -107,7 +131,7 @@ impl Cluster {
 
     /// The CPU time of the engines.
     pub fn clock(&self) -> Clock {
-        Clock(self.engines.iter().map(|engine| engine.process.id()).collect())
+        Clock::Processes(self.engines.iter().map(|engine| engine.process.id()).collect())
     }
 
     /// Watches the first engine with `perf` until the guard is dropped.
@@ -125,7 +149,7 @@ impl Cluster {
         v1::engine_client::EngineClient::new(self.engines[k].grpc.clone())
     }
 
-    fn malloc(&mut self) -> Result<Target> {
+    fn malloc(&mut self) -> Result<Export> {
         let mut bdev = v0::bdev_rpc_client::BdevRpcClient::new(self.engines[0].grpc.clone());
         let uri = format!("malloc:///bench?size_mb={}", DEVICE_BYTES >> 20);
         let target = self.runtime.block_on(async {
@@ -159,7 +183,7 @@ impl Cluster {
         Ok(self.runtime.block_on(self.v1(k).create_replica(request))?.into_inner().uri)
     }
 
-    fn pool_replica(&mut self) -> Result<Target> {
+    fn pool_replica(&mut self) -> Result<Export> {
         self.pool(0, DEVICE_BYTES)?;
         let target = target_of(&self.replica(0, DEVICE_BYTES, true)?)?;
         // Every extent is mapped before it is measured, as fio's file is laid out.
@@ -167,7 +191,7 @@ impl Cluster {
         Ok(target)
     }
 
-    fn nexus(&mut self, members: usize) -> Result<Target> {
+    fn nexus(&mut self, members: usize) -> Result<Export> {
         let mut children = Vec::new();
         for k in 0..members {
             self.pool(k, DEVICE_BYTES + (64 << 20))?;
@@ -184,7 +208,7 @@ impl Cluster {
         Ok(target)
     }
 
-    fn fill(&self, target: &Target) -> Result<()> {
+    fn fill(&self, target: &Export) -> Result<()> {
         let mut job = crate::load::Job::closed().remove(0);
         job.work.read_percent = 0;
         job.work.request_bytes = 1 << 20;
@@ -236,6 +260,7 @@ impl Cluster {
             self.runtime.block_on(self.v0(k).destroy_pool(v0::DestroyPoolRequest { name: "bench".into() }))?;
             let _ = std::fs::remove_file(self.dir.join(format!("pool{k}.img")));
         }
+        let _ = std::fs::remove_file(self.dir.join("local.img"));
         Ok(())
     }
 }
@@ -250,10 +275,10 @@ impl Drop for Cluster {
 }
 
 /// `nvmf://host:port/nqn` in its parts.
-fn target_of(uri: &str) -> Result<Target> {
+fn target_of(uri: &str) -> Result<Export> {
     let parts = uri.strip_prefix("nvmf://").and_then(|rest| rest.split_once('/'));
     let (authority, nqn) = parts.ok_or_else(|| format!("{uri} is not an nvmf URI"))?;
     let (host, port) = authority.rsplit_once(':').ok_or_else(|| format!("{uri} has no port"))?;
     let nqn = nqn.split('?').next().unwrap_or(nqn);
-    Ok(Target { host: host.into(), port: port.parse()?, nqn: nqn.into() })
+    Ok(Export { host: host.into(), port: port.parse()?, nqn: nqn.into() })
 }

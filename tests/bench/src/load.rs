@@ -7,7 +7,7 @@ use engine::remote::{self, RemoteOptions, RemoteSpec};
 
 use crate::Result;
 use crate::blast::Blast;
-use crate::cluster::{Clock, Target};
+use crate::cluster::{Clock, Export};
 
 /// One line of the table for each device.
 pub struct Job {
@@ -61,12 +61,12 @@ impl Job {
 }
 
 /// Runs a job on a thread of its own, pinned to the last processor. Returns what the engines spent on it too.
-pub fn run(target: &Target, job: &Job, time: Duration, seed: u64, clock: Clock) -> Result<(Report, Duration)> {
+pub fn run(target: &Export, job: &Job, time: Duration, seed: u64, clock: Clock) -> Result<(Report, Duration)> {
     run_until(target, job, Some(time), seed, clock)
 }
 
 fn run_until(
-    target: &Target,
+    target: &Export,
     job: &Job,
     time: Option<Duration>,
     seed: u64,
@@ -105,7 +105,7 @@ fn run_until(
 }
 
 /// Writes `requests` requests of a job once, in order.
-pub fn fill(target: &Target, job: &Job, requests: u64, clock: Clock) -> Result<()> {
+pub fn fill(target: &Export, job: &Job, requests: u64, clock: Clock) -> Result<()> {
     let work = Workload { stop: Stop::Requests(requests), ..job.work.clone() };
     let job = Job { name: job.name.clone(), work, kind: Kind::Closed };
     run_until(target, &job, None, 0, clock).map(|_| ())

@@ -8,6 +8,7 @@
 mod blast;
 mod cluster;
 mod load;
+mod local;
 mod marks;
 mod peer;
 mod table;
@@ -16,8 +17,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
+use engine::load::{Stop, Workload};
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Target};
 use crate::load::{Job, Kind};
 use crate::table::Row;
 
@@ -44,9 +46,9 @@ struct Args {
     /// Only the jobs whose name contains this
     #[arg(long)]
     job: Option<String>,
-    /// Microseconds for which an engine polls before it sleeps
-    #[arg(long, default_value_t = 0)]
-    spin_us: u64,
+    /// Microseconds for which an engine may poll before it sleeps [default: the engine's own default]
+    #[arg(long)]
+    spin_us: Option<u64>,
     /// Keep a profile of the first engine for each job here (needs `perf`; figures measured meanwhile are worth less)
     #[arg(long)]
     profile: Option<PathBuf>,
@@ -98,23 +100,28 @@ fn main() -> Result<()> {
 }
 
 /// The median run by CPU per request; beside a pool the median of fio's, whose runs alternate with ours.
-fn measure(cluster: &Cluster, device: &str, target: &cluster::Target, job: &Job, args: &Args) -> Result<Vec<Row>> {
+fn measure(cluster: &Cluster, device: &str, target: &Target, job: &Job, args: &Args) -> Result<Vec<Row>> {
     let (mut runs, mut peers) = (Vec::new(), Vec::new());
     let _profile = args.profile.as_deref().map(|dir| cluster.profile(&dir.join(format!("{device} {}", job.name))));
     for run in 0..args.runs.max(1) {
         let time = Duration::from_secs(args.seconds);
-        runs.push(match job.kind {
-            Kind::Closed => {
+        runs.push(match (target, &job.kind) {
+            (Target::Local(file), _) => {
+                let work = Workload { stop: Stop::After(time), seed: run as u64, ..job.work.clone() };
+                let (report, cpu) = local::run(file, work)?;
+                Row::measured(device, job, &report, cpu)
+            }
+            (Target::Remote(target), Kind::Closed) => {
                 let (report, cpu) = load::run(target, job, time, run as u64, cluster.clock())?;
                 Row::measured(device, job, &report, cpu)
             }
-            Kind::Blast(blast) => {
+            (Target::Remote(target), Kind::Blast(blast)) => {
                 let (count, elapsed, cpu) = blast.run(target, time, &cluster.clock())?;
                 Row::counted(device, job, count, elapsed, cpu)
             }
         });
-        if device == "pool" {
-            peers.extend(peer::fio_on_same_disk(&args.dir, job, args.seconds)?);
+        if device.ends_with("pool") {
+            peers.extend(peer::fio_on_same_disk(&args.dir, device, job, args.seconds)?);
         }
     }
     // Where there is a peer, IOPS are what is compared.

@@ -33,10 +33,11 @@ pub fn print(rows: &[Row]) -> String {
             add(format!("malloc, {job}: CPU us/IO"), format!("<= {most}"), row.cpu_us, row.cpu_us <= *most);
         }
     }
-    for peer in rows.iter().filter(|row| row.device == FIO) {
-        if let Some(row) = find("pool", &peer.job) {
+    for peer in rows {
+        let Some(device) = peer.device.strip_prefix(FIO) else { continue };
+        if let Some(row) = find(device.trim_start(), &peer.job) {
             let share = row.iops / peer.iops.max(1.0);
-            add(format!("pool, {}: IOPS of fio's", row.job), format!(">= {POOL}"), share, share >= POOL);
+            add(format!("{}, {}: IOPS of fio's", row.device, row.job), format!(">= {POOL}"), share, share >= POOL);
         }
     }
     for (device, least, most) in [("rebuild", REBUILD, f64::INFINITY), ("idle", 0.0, IDLE)] {

@@ -8,7 +8,7 @@ use crate::load::Job;
 use crate::table::Row;
 
 /// The same job by fio with io_uring and O_DIRECT, on the engines' processor; nothing when fio is not installed.
-pub fn fio_on_same_disk(dir: &Path, job: &Job, seconds: u64) -> Result<Option<Row>> {
+pub fn fio_on_same_disk(dir: &Path, beside: &str, job: &Job, seconds: u64) -> Result<Option<Row>> {
     let file = dir.join("fio.img");
     let kind = match (job.name.starts_with("rand"), job.work.read_percent == 100) {
         (true, true) => "randread",
@@ -38,7 +38,7 @@ pub fn fio_on_same_disk(dir: &Path, job: &Job, seconds: u64) -> Result<Option<Ro
         p99_us: percentile("99.000000"),
         p999_us: percentile("99.900000"),
         figure: None,
-        ..Row::figure(FIO, &job.name, 0.0)
+        ..Row::figure(&format!("{FIO} {beside}"), &job.name, 0.0)
     }))
 }
 
@@ -48,5 +48,5 @@ pub fn clear(dir: &Path) {
     let _ = std::fs::remove_file(dir.join("fio.img"));
 }
 
-/// What fio's rows are called.
-pub const FIO: &str = "fio, same disk";
+/// What the names of fio's rows begin with; the device that they stand beside follows.
+pub const FIO: &str = "fio beside";

@@ -54,8 +54,8 @@ pub struct Arguments {
     /// Initiators must prove who they are by CHAP: a file with NAME SECRET, and on a second line our own for mutual CHAP
     #[arg(long, value_name = "FILE")]
     iscsi_chap: Option<PathBuf>,
-    /// Watch for completions so many microseconds before sleeping: saves time, burns a core under load
-    #[arg(long, value_name = "MICROSECONDS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
+    /// Watch for completions up to so many microseconds before sleeping, while that pays; 0: never
+    #[arg(long, value_name = "MICROSECONDS", default_value_t = ring::DEFAULT_SPIN.as_micros() as u64, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
     spin: u64,
     /// Keep the data thread on this processor, counted from 0
     #[arg(long, value_name = "N")]
