@@ -126,12 +126,13 @@ impl Core {
                     return;
                 }
                 if now >= until {
+                    self.patience.missed();
                     break;
                 }
-                // Whoever else has work for this processor goes first: often it is what is waited for.
-                rustix::thread::sched_yield();
+                std::hint::spin_loop();
             }
             if ring.has_landed() {
+                self.patience.hit();
                 ring.submit(Wait::No);
                 return;
             }
@@ -140,7 +141,7 @@ impl Core {
         if has_work() {
             ring.submit(Wait::No);
         } else {
-            let before = self.patience.is_learning().then(|| self.now());
+            let before = self.patience.wants_to_know().then(|| self.now());
             ring.submit(Wait::AtMost(first.map(|due| due.since(self.now()))));
             if let Some(before) = before {
                 self.patience.slept(self.now().since(before));

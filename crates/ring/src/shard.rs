@@ -26,7 +26,7 @@ const BUDGET: usize = 128;
 pub struct Options {
     /// How long the thread may watch for completions before it sleeps; [`DEFAULT_SPIN`] by default, zero: it sleeps at
     /// once. It watches only while that pays: when what it waits for has been coming within this time. That saves the
-    /// cost of waking (about 15 µs a request at queue depth 1). Others who want the processor go first.
+    /// cost of waking (about 15 µs a request at queue depth 1).
     pub spin: Duration,
     /// The thread's name; for people only, Linux shows the first 15 bytes.
     pub name: String,

@@ -19,7 +19,15 @@ pub fn fio_on_same_disk(dir: &Path, beside: &str, job: &Job, seconds: u64) -> Re
     let output = Command::new("taskset")
         .args(["-c", "0", "fio"])
         .arg(format!("--filename={}", file.display()))
-        .args(["--name=peer", "--ioengine=io_uring", "--direct=1", "--size=1g", "--time_based", "--ramp_time=300ms"])
+        .args([
+            "--name=peer",
+            "--ioengine=io_uring",
+            "--direct=1",
+            "--thread",
+            "--size=1g",
+            "--time_based",
+            "--ramp_time=300ms",
+        ])
         .args(["--output-format=json", &format!("--rw={kind}"), &format!("--runtime={seconds}")])
         .args([format!("--bs={}", job.work.request_bytes), format!("--iodepth={}", job.work.depth)])
         .output();
