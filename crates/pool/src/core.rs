@@ -331,7 +331,8 @@ impl State {
             | Record::Unmap { replica, .. }
             | Record::CreateReplica { replica, .. }
             | Record::DestroyReplica { replica }
-            | Record::Reserve { replica, .. } => *replica,
+            | Record::Reserve { replica, .. }
+            | Record::Grow { replica, .. } => *replica,
             Record::AddDisk { .. } => 0,
         };
         let before = self.meta.replicas.get(&id).map_or(0, |r| r.reserved());

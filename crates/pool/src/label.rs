@@ -48,8 +48,10 @@ pub struct MetadataArea {
 
 /// Feature bit 0: replicas have reservations in the metadata (journal records of kind 6, and in checkpoints).
 pub const FEATURE_RESERVATIONS: u64 = 1 << 0;
+/// Feature bit 1: replicas may have grown (journal records of kind 7).
+pub const FEATURE_GROWN: u64 = 1 << 1;
 /// All feature bits that this program knows.
-const FEATURES: u64 = FEATURE_RESERVATIONS;
+const FEATURES: u64 = FEATURE_RESERVATIONS | FEATURE_GROWN;
 
 /// What a label says.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -278,7 +280,7 @@ pub(crate) mod tests {
         seal(&mut bytes, CRC_AT);
         assert_eq!(Label::decode(&bytes), LabelCopy::Newer("version 2".into()));
         let mut bytes = sample().encode();
-        bytes[208] = 2;
+        bytes[208] = 4;
         seal(&mut bytes, CRC_AT);
         assert!(matches!(Label::decode(&bytes), LabelCopy::Newer(_)));
     }

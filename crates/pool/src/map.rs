@@ -53,6 +53,12 @@ impl ExtentMap {
     pub fn extents(&self) -> u32 {
         self.extents
     }
+    /// Makes it longer: what it gains is unmapped.
+    pub fn grow(&mut self, extents: u32) {
+        assert!(extents >= self.extents, "a map of {} extents can not have {extents}", self.extents);
+        self.chunks.resize_with((extents as usize).div_ceil(CHUNK), || None);
+        self.extents = extents;
+    }
     /// How many of them are mapped.
     pub fn mapped(&self) -> u32 {
         self.mapped
@@ -160,6 +166,16 @@ mod tests {
             }
             prop_assert_eq!(again.mapped_in(0, 2000).collect::<Vec<_>>(), map.mapped_in(0, 2000).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn what_is_gained_is_unmapped() {
+        let mut map = ExtentMap::new(3);
+        map.set(2, Some(Place { disk: 0, extent: 9 }));
+        map.grow(1500);
+        assert_eq!((map.extents(), map.mapped(), map.get(3), map.get(1499)), (1500, 1, None, None));
+        map.set(1499, Some(Place { disk: 0, extent: 10 }));
+        assert_eq!(map.mapped_in(0, 1500).count(), 2);
     }
 
     #[test]

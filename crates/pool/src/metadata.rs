@@ -153,6 +153,16 @@ impl Metadata {
                 reserved.reservation.clone_from(state);
                 Ok(Vec::new())
             }
+            Record::Grow { replica, size } => {
+                let extents = extents_of(*size, self.extent_bytes).ok_or("it grows a replica to an impossible size")?;
+                let grown = self.replicas.get_mut(replica).ok_or("it grows an unknown replica")?;
+                if *size <= grown.size {
+                    return Err("it grows a replica to less than it has".into());
+                }
+                grown.size = *size;
+                grown.map.grow(extents);
+                Ok(Vec::new())
+            }
         }
     }
 
@@ -210,6 +220,9 @@ mod tests {
             m.apply(&Record::Unmap { replica: 2, logical: 0, count: 2 }),
             Ok(vec![Place { disk: 0, extent: 5 }])
         );
+        m.apply(&Record::Grow { replica: 1, size: 5 * 4096 }).unwrap();
+        m.apply(&Record::Grow { replica: 2, size: 600 * 4096 }).unwrap();
+        assert_eq!((m.committed(), m.replicas[&2].map.extents()), (6, 600));
         assert_eq!(m.apply(&Record::DestroyReplica { replica: 2 }), Ok(vec![Place { disk: 0, extent: 6 }]));
         assert_eq!(m.problems(), Vec::<String>::new());
     }
@@ -237,6 +250,10 @@ mod tests {
             Record::AddDisk { index: 2, uuid: Uuid::from_u128(2), extents: 1 },
             Record::AddDisk { index: 1, uuid: Uuid::from_u128(1), extents: 1 },
             Record::Reserve { replica: 9, state: vec![1] },
+            Record::Grow { replica: 9, size: 5 * 4096 },
+            Record::Grow { replica: 1, size: 4 * 4096 - 512 },
+            Record::Grow { replica: 1, size: 4096 },
+            Record::Grow { replica: 1, size: u64::MAX },
             Record::Reserve { replica: 1, state: vec![1; crate::MAX_RESERVATIONS + 1] },
         ] {
             assert!(m.apply(&bad).is_err(), "{bad:?}");

@@ -11,7 +11,7 @@ use crate::checkpoint::{self, Purpose};
 use crate::codec::valid_name;
 use crate::core::{Core, Live, Phase, PoolDisk, Task, Then};
 use crate::create::{check_block_size, check_vacant, clear, flush, layout, new_uuid, write_label};
-use crate::label::{FEATURE_RESERVATIONS, Label, LabelState};
+use crate::label::{FEATURE_GROWN, FEATURE_RESERVATIONS, Label, LabelState};
 use crate::load::{LoadedDisk, wipe};
 use crate::metadata::extents_of;
 use crate::record::Record;
@@ -239,6 +239,38 @@ impl Pool {
         core.durable(number).await
     }
 
+    /// Makes a replica larger: `size` from now on. What it gains reads as zeroes; a thick one has the space for it, or
+    /// nothing has changed. Durable when this returns. Fine when it has that size already.
+    ///
+    /// # Errors
+    /// [`PoolError::NotFound`]; [`PoolError::NoSpace`]; [`PoolError::Invalid`], also for a size below the one it has;
+    /// [`PoolError::Faulted`], [`PoolError::Closed`].
+    pub async fn grow_replica(&self, name: &str, size: Bytes) -> Result<(), PoolError> {
+        let core = &self.core;
+        let _turn = core.admin.lock().await;
+        core.check_online()?;
+        let replica = self.replica(name);
+        let replica = replica.ok_or_else(|| PoolError::NotFound { pool: core.name.clone(), name: name.into() })?;
+        let id = replica.id;
+        if !core.state.borrow().check_larger(core, id, size.0)? {
+            return Ok(());
+        }
+        let known = core.state.borrow().disks[0].label.features;
+        if known & FEATURE_GROWN == 0 {
+            core.mark_features(known | FEATURE_GROWN).await?;
+        }
+        let number = {
+            let mut s = core.state.borrow_mut();
+            s.check_online(&core.name)?;
+            // Others may have taken space while the label was written.
+            s.check_larger(core, id, size.0)?;
+            s.record(&core.grace, Record::Grow { replica: id, size: size.0 }, Then::Nothing)
+        };
+        core.durable(number).await?;
+        replica.take_size();
+        Ok(())
+    }
+
     /// Adds a disk.
     ///
     /// # Errors
@@ -353,6 +385,32 @@ impl Pool {
         drop(let_go);
         self.replicas.borrow_mut().clear();
         result
+    }
+}
+
+impl crate::core::State {
+    /// Whether a replica has to grow to have `size` bytes; an error when it can not.
+    fn check_larger(&self, core: &Core, id: u32, size: u64) -> Result<bool, PoolError> {
+        let replica = self.meta.replicas.get(&id).ok_or_else(|| PoolError::Closed(core.name.clone()))?;
+        let (name, now, block) = (&replica.name, replica.size, core.label.block_size);
+        if size == now {
+            return Ok(false);
+        }
+        let refused = |why: String| Err(PoolError::Invalid(format!("replica {name} of {now} bytes {why}")));
+        if size < now {
+            return refused(format!("cannot shrink to {size}"));
+        }
+        let Some(extents) = extents_of(size, core.extent_bytes).filter(|_| block.divides(size)) else {
+            let most = u64::from(crate::MAX_REPLICA_EXTENTS) * core.extent_bytes;
+            return refused(format!("cannot have {size}: it takes a multiple of {}, at most {most}", block.bytes()));
+        };
+        let more = u64::from(extents - replica.map.extents());
+        let free = self.alloc.free().saturating_sub(self.reserved + self.waiting_thin);
+        if !replica.thin && more > free {
+            let (needed, free) = (more * core.extent_bytes, free * core.extent_bytes);
+            return Err(PoolError::NoSpace { pool: core.name.clone(), needed, free });
+        }
+        Ok(true)
     }
 }
 

@@ -62,6 +62,13 @@ pub enum Record {
         /// At most [`crate::MAX_RESERVATIONS`] bytes; empty for none.
         state: Vec<u8>,
     },
+    /// A replica is larger from now on. What it gains has no place.
+    Grow {
+        /// The replica's number.
+        replica: u32,
+        /// Its size in bytes, above the one before.
+        size: u64,
+    },
 }
 
 impl Record {
@@ -91,6 +98,10 @@ impl Record {
             Record::Reserve { replica, state } => {
                 w.u32(*replica).bytes(state);
                 6
+            }
+            Record::Grow { replica, size } => {
+                w.u32(*replica).u64(*size);
+                7
             }
         };
         out.u8(kind).u8(w.0.len() as u8).bytes(&w.0);
@@ -127,6 +138,7 @@ impl Record {
                 let replica = r.u32()?;
                 Record::Reserve { replica, state: r.bytes(r.0.len())?.to_vec() }
             }
+            7 => Record::Grow { replica: r.u32()?, size: r.u64()? },
             other => return Err(format!("it has a record of the unknown kind {other}")),
         };
         if r.is_empty() { Ok(record) } else { Err(format!("a record of kind {kind} is too long")) }
@@ -242,6 +254,7 @@ mod tests {
             }),
             (any::<u32>(), proptest::collection::vec(any::<u8>(), 0..=crate::MAX_RESERVATIONS))
                 .prop_map(|(replica, state)| Record::Reserve { replica, state }),
+            any::<(u32, u64)>().prop_map(|(replica, size)| Record::Grow { replica, size }),
         ]
     }
 

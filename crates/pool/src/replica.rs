@@ -1,5 +1,6 @@
 //! A replica as a disk: the I/O path. One lookup, one request to a disk in the common case.
 
+use std::cell::Cell;
 use std::rc::Rc;
 
 use block::{Bytes, Geometry, Request, Ticket};
@@ -13,9 +14,9 @@ pub struct Replica {
     pub(crate) core: Rc<Core>,
     pub(crate) id: u32,
     name: String,
-    size: u64,
     thin: bool,
-    geometry: Geometry,
+    /// Its size only grows.
+    geometry: Cell<Geometry>,
 }
 
 /// Whether a replica takes requests.
@@ -36,7 +37,7 @@ impl Replica {
             let meta = &s.meta.replicas[&id];
             (meta.name.clone(), meta.size, meta.thin)
         };
-        Replica { core: core.clone(), id, name, size, thin, geometry: core.geometry(size) }
+        Replica { core: core.clone(), id, name, thin, geometry: Cell::new(core.geometry(size)) }
     }
 
     /// Its name.
@@ -45,7 +46,14 @@ impl Replica {
     }
     /// Its size.
     pub fn size(&self) -> Bytes {
-        Bytes(self.size)
+        self.geometry.get().bytes()
+    }
+    /// The size in its pool's metadata has become durable: requests may use it.
+    pub(crate) fn take_size(&self) {
+        let size = self.core.state.borrow().meta.replicas.get(&self.id).map(|r| r.size);
+        if let Some(size) = size {
+            self.geometry.set(self.core.geometry(size));
+        }
     }
     /// Whether space is taken only as it is written.
     pub fn thin(&self) -> bool {
@@ -91,10 +99,10 @@ impl Replica {
 
 impl Disk for Replica {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        self.geometry.get()
     }
     fn submit(&self, request: Request, ticket: Ticket) {
-        match request.check(&self.geometry) {
+        match request.check(&self.geometry.get()) {
             Ok(()) => self.core.submit(self.id, request, ticket),
             Err(fault) => ticket.fail(fault),
         }

@@ -214,6 +214,42 @@ pub(crate) fn reservations() {
     report("reservations, then import", story.survives_twice(150, effort(6, 10)));
 }
 
+/// A replica has the old size or the new one, whole; what it gained reads as zeroes, whoever had the extents before. The
+/// first growth marks the label.
+#[test]
+pub(crate) fn growing_replicas() {
+    let story = tell(11, &[FIRST], with_data, |t| async move {
+        t.ask(create("thick", 2, false)).await;
+        t.ask(Ask::Enlarge { name: "thick", extents: 4 }).await;
+        t.ask(write("thick", 2 * BLOCKS + 1, BLOCKS, 0xb0)).await;
+        t.ask(unmap("a", 0, 2 * BLOCKS)).await;
+        t.ask(Ask::Enlarge { name: "a", extents: 1000 }).await;
+        t.ask(Ask::Write { name: "a", start: 999 * BLOCKS, len: 2, byte: 0xa1, durable: true }).await;
+        t.ask(Ask::Enlarge { name: "thick", extents: 6 }).await;
+        t.ask(write("thick", 5 * BLOCKS, BLOCKS, 0xb1)).await;
+        t.ask(Ask::Flush { name: "thick" }).await;
+        t.ask(Ask::Destroy { name: "a" }).await;
+        t.ask(Ask::Enlarge { name: "thick", extents: 7 }).await;
+    });
+    report("growing", story.survives(effort(6, 10)));
+    report("growing, then import", story.survives_twice(60, effort(6, 10)));
+}
+
+/// Growth through checkpoints: the ring goes round, and the last size is in the checkpoint.
+#[test]
+pub(crate) fn growing_through_checkpoints() {
+    let story = tell(12, &[FIRST], with_data, |t| async move {
+        t.ask(create("b", 1, true)).await;
+        for round in 0..30u64 {
+            t.ask(Ask::Enlarge { name: "b", extents: 2 + round * 3 }).await;
+            if round % 6 == 5 {
+                t.ask(write("b", (1 + round * 3) * BLOCKS, 1, round as u8)).await;
+            }
+        }
+    });
+    report("growing through checkpoints", story.survives(effort(5, 8)));
+}
+
 #[test]
 pub(crate) fn export() {
     let story = tell(8, &[FIRST], with_data, |t| async move {

@@ -191,6 +191,45 @@ fn a_pool_grows_until_its_metadata_area_is_full() {
 }
 
 #[test]
+fn growing_is_refused_cleanly() {
+    let w = world(7, &[FIRST]);
+    let host = w.host();
+    w.run(async move {
+        let pool = create(&host, [0]).await;
+        let extents = pool.info().capacity.0 / EXTENT;
+        let (thick, thin) = (replica(&pool, "thick", 4, false).await, replica(&pool, "thin", 2, true).await);
+        put(&thin, 0, BLOCKS, 7).await.unwrap();
+        let before = (pool.info(), thick.size(), thin.size());
+        let grow = |name: &'static str, size: u64| pool.grow_replica(name, Bytes(size));
+        assert!(matches!(grow("none", EXTENT).await, Err(PoolError::NotFound { .. })));
+        for size in [0, EXTENT, 4 * EXTENT - 512, 4 * EXTENT + 1, !511] {
+            let refused = grow("thick", size).await;
+            assert!(matches!(&refused, Err(PoolError::Invalid(why)) if why.contains("thick")), "{size}: {refused:?}");
+        }
+        let full = grow("thick", (extents + 1) * EXTENT).await;
+        assert!(matches!(full, Err(PoolError::NoSpace { needed, free, .. }) if needed > free), "{full:?}");
+        assert_eq!((pool.info(), thick.size(), thin.size()), before);
+        assert_eq!(thick.read(BlockRange::new(4 * BLOCKS, 1)).await, Err(Fault::OutOfRange));
+        // Asked again it is fine; to the last extent there is room.
+        for _ in 0..2 {
+            grow("thick", (extents - 1) * EXTENT).await.expect("there is room");
+        }
+        assert_eq!(pool.info().committed, pool.info().capacity);
+        assert_eq!(put(&thin, BLOCKS, 1, 7).await, Err(Fault::NoSpace), "all is promised");
+        put(&thick, (extents - 2) * BLOCKS, BLOCKS, 8).await.expect("what it gained is reserved");
+        assert_eq!(get(&thick, 4 * BLOCKS, BLOCKS).await, [0; BLOCKS as usize]);
+        // A thin one takes nothing.
+        grow("thin", 1 << 30).await.expect("only a number changes");
+        assert_eq!(get(&thin, 100_000, 8).await, [0; 8]);
+        pool.export().await.unwrap();
+        assert!(matches!(grow("thin", 2 << 30).await, Err(PoolError::Closed(_))));
+        let pool = import(&host, [0]).await.unwrap();
+        let size = |name: &str| pool.replica(name).expect("it is there").size().0;
+        assert_eq!((size("thick"), size("thin")), ((extents - 1) * EXTENT, 1 << 30));
+    });
+}
+
+#[test]
 fn a_full_thin_pool_fails_that_write_and_recovers() {
     let w = world(6, &[FIRST]);
     let host = w.host();

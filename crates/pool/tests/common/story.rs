@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{BlockRange, Durability, Request};
+use block::{BlockRange, Bytes, Durability, Request};
 use host::{DiskExt, Host};
 use pool::{Member, Pool, PoolError, Probe};
 use sim::crash::{Crash, Effort, Log, Recorder};
@@ -52,6 +52,11 @@ pub enum Ask {
     },
     Flush {
         name: &'static str,
+    },
+    /// Makes a replica larger.
+    Enlarge {
+        name: &'static str,
+        extents: u64,
     },
     /// Keeps reservations: so many bytes, all the same.
     Reserve {
@@ -136,6 +141,9 @@ impl Teller {
                 let replica = self.pool().replica(name).expect("it exists");
                 replica.keep_reservation(vec![byte; len]).await.expect("there is room");
             }
+            Ask::Enlarge { name, extents } => {
+                self.pool().grow_replica(name, Bytes(extents * EXTENT)).await.expect("there is room");
+            }
             Ask::Export => self.pool().export().await.expect("it is online"),
             Ask::Unmake => self.pool().destroy().await.expect("it is empty"),
         }
@@ -171,6 +179,8 @@ struct Stroke {
 /// What a replica must hold: for each block, the strokes on it.
 struct Canvas {
     extents: u64,
+    /// A size that it was asked to have, perhaps in vain: more than `extents`.
+    perhaps: Option<u64>,
     may_be_missing: bool,
     blocks: Vec<Vec<Stroke>>,
     /// What was kept of its reservations; 0 for nothing.
@@ -180,7 +190,7 @@ struct Canvas {
 impl Canvas {
     fn new(extents: u64, may_be_missing: bool) -> Canvas {
         let blocks = (0..extents * BLOCKS).map(|_| Vec::new()).collect();
-        Canvas { extents, may_be_missing, blocks, reservations: Vec::new() }
+        Canvas { extents, perhaps: None, may_be_missing, blocks, reservations: Vec::new() }
     }
 
     fn allows(strokes: &[Stroke], byte: u8) -> bool {
@@ -209,6 +219,15 @@ fn canvases(deeds: &[Deed], power: bool) -> BTreeMap<&'static str, Canvas> {
                 all.get_mut(name).expect("it was created").may_be_missing = true;
                 if deed.done.is_some() {
                     all.remove(name);
+                }
+                continue;
+            }
+            Ask::Enlarge { name, extents } => {
+                let canvas = all.get_mut(name).expect("it was created");
+                canvas.blocks.resize_with((extents * BLOCKS) as usize, Vec::new);
+                match deed.done {
+                    Some(_) => canvas.extents = extents,
+                    None => canvas.perhaps = Some(extents),
                 }
                 continue;
             }
@@ -399,8 +418,10 @@ async fn compare(pool: &Pool, canvases: &BTreeMap<&'static str, Canvas>) {
             assert!(canvas.may_be_missing, "{name} is lost");
             continue;
         };
-        assert_eq!(replica.size().0, canvas.extents * EXTENT);
-        for (block, byte) in get(&replica, 0, canvas.extents * BLOCKS).await.into_iter().enumerate() {
+        let extents = replica.size().0 / EXTENT;
+        assert_eq!(replica.size().0 % EXTENT, 0);
+        assert!(extents == canvas.extents || Some(extents) == canvas.perhaps, "{name} has {extents} extents");
+        for (block, byte) in get(&replica, 0, extents * BLOCKS).await.into_iter().enumerate() {
             assert!(Canvas::allows(&canvas.blocks[block], byte), "block {block} of {name} is {byte}");
         }
         let kept = replica.reservation();
