@@ -21,6 +21,12 @@ impl Bitmap {
         });
         map
     }
+    /// Makes it longer; the new bits are 0.
+    pub fn grow(&mut self, len: usize) {
+        assert!(len >= self.len, "a bitmap of {} bits can not have {len}", self.len);
+        self.words.resize(len.div_ceil(64), 0);
+        self.len = len;
+    }
     /// The number of bits.
     pub fn bits(&self) -> usize {
         self.len
@@ -94,6 +100,9 @@ mod tests {
         assert_eq!(m.iter().collect::<Vec<_>>(), [0, 63, 64, 199]);
         assert_eq!((m.next_one(65), m.next_one(200), m.count()), (Some(199), None, 4));
         assert!(m.clear(63) && !m.clear(63));
+        let mut longer = m.clone();
+        longer.grow(700);
+        assert_eq!((longer.count(), longer.bits(), longer.next_one(200)), (3, 700, None));
         let mut all = Bitmap::ones(200);
         assert_eq!(all.count(), 200);
         all.add(&m);

@@ -139,6 +139,11 @@ impl Copier {
         self.blocks_total += shape.blocks_of(region).len.0;
     }
 
+    /// The volume has more regions from now on.
+    pub fn grow(&mut self, regions: usize) {
+        self.claimed.grow(regions);
+    }
+
     /// Whether nothing is open, copied or being flushed.
     pub fn is_quiet(&self) -> bool {
         self.open.is_empty() && self.copied.is_empty() && self.flushing.is_empty()

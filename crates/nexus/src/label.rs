@@ -165,9 +165,12 @@ impl Label {
     }
 }
 
+/// The beginning of the protective MBR's only entry.
+const PROTECTIVE: [u8; 8] = [0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff];
+
 fn write_mbr(mbr: &mut [u8], layout: &Layout) {
     let sectors = u32::try_from(layout.last()).unwrap_or(u32::MAX);
-    mbr[446..454].copy_from_slice(&[0, 0, 2, 0, 0xee, 0xff, 0xff, 0xff]);
+    mbr[446..454].copy_from_slice(&PROTECTIVE);
     mbr[454..458].copy_from_slice(&1u32.to_le_bytes());
     mbr[458..462].copy_from_slice(&sectors.to_le_bytes());
     mbr[510..512].copy_from_slice(&[0x55, 0xaa]);
@@ -241,13 +244,27 @@ pub fn probe(front: &[u8], back: &[u8], layout: &Layout) -> Probe {
             Probe::Labelled { label, whole }
         }
         // A label whose front was lost, on a device with nothing else in front.
-        (None, Some(Table::Ours(label))) if known(front).is_none() => Probe::Labelled { label, whole: false },
+        (None, Some(Table::Ours(label))) if known(front).is_none() || is_torn(front, &label, block) => {
+            Probe::Labelled { label, whole: false }
+        }
         (None, _) => match known(front) {
             Some(what) => Probe::Foreign(what.into()),
             None if front.iter().all(|&b| b == 0) => Probe::Blank,
             None => Probe::Foreign("data of an unknown kind".into()),
         },
     }
+}
+
+/// Whether the front is what a crash leaves of writing this label, or writing it anew for another size: its header is whole
+/// and names the volume, so only the table does not fit, or only the protective MBR is there.
+fn is_torn(front: &[u8], label: &Label, block: usize) -> bool {
+    let mut header: [u8; HEADER_BYTES] = front[block..block + HEADER_BYTES].try_into().expect("a header");
+    if header == [0; HEADER_BYTES] {
+        return front[446..454] == PROTECTIVE;
+    }
+    let crc = u32_at(&header, 16);
+    header[16..20].fill(0);
+    header.starts_with(b"EFI PART") && crc32fast::hash(&header) == crc && guid_at(&header, 56) == label.volume
 }
 
 /// What a well-known signature says.
@@ -346,6 +363,36 @@ mod tests {
         let (front, _) = images(&label(), &small);
         let back = vec![0; 33 * 512];
         assert_eq!(probe(&front, &back, &layout()), Probe::Labelled { label: label(), whole: false });
+    }
+
+    /// Found by killing a growing volume: the header of the larger size was on the disk, the table was not yet.
+    #[test]
+    fn a_front_that_was_torn_by_a_crash_is_ours() {
+        let (old, new) = (Layout::new(BlockSize::B512, Blocks(100_000)).expect("large enough"), layout());
+        let (before, _) = images(&label(), &old);
+        let (after, back) = images(&label(), &new);
+        for sectors in 0..8u8 {
+            let mut front = before.clone();
+            for sector in (0..3).filter(|s| sectors >> s & 1 == 1) {
+                front[sector * 512..][..512].copy_from_slice(&after[sector * 512..][..512]);
+            }
+            let whole = sectors & 6 == 6;
+            let found = probe(&front, &back, &new);
+            assert!(
+                matches!(found, Probe::Labelled { label: l, whole: w } if l == label() && (!w || whole)),
+                "{sectors}: {found:?}"
+            );
+            // The same while it is written for the first time.
+            front.fill(0);
+            for sector in (0..3).filter(|s| sectors >> s & 1 == 1) {
+                front[sector * 512..][..512].copy_from_slice(&after[sector * 512..][..512]);
+            }
+            assert!(matches!(probe(&front, &back, &new), Probe::Labelled { .. }), "{sectors}, first");
+        }
+        // Another volume's header is not ours, whatever lies at the end.
+        let (mut front, _) = images(&Label { volume: Uuid::from_u128(9), ..label() }, &old);
+        front[1024..1536].fill(7);
+        assert!(matches!(probe(&front, &back, &new), Probe::Foreign(_)));
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! | `record` | the ledger |
 //! | `mark` | the dirty map |
 //! | `resync` | copying: rebuilds, and after an unclean stop |
+//! | `grow` | a larger size |
 //! | `timer` | deadlines |
 //! | `command` | what operators ask |
 //! | `digest` | the state as a number, for searches |
@@ -17,6 +18,7 @@
 mod command;
 mod digest;
 mod flight;
+mod grow;
 mod leg;
 mod mark;
 mod record;
@@ -43,6 +45,7 @@ use crate::member::{Member, MemberId, MemberState, Reason, Tracking};
 use crate::ranges::Ranges;
 use crate::settings::Settings;
 use flight::{Flight, Kind};
+use grow::Growth;
 use mark::Round;
 use record::Record;
 
@@ -159,8 +162,13 @@ pub struct Opening {
 /// A mirrored volume.
 pub struct Nexus {
     volume: Uuid,
+    /// What ledgers say from now on.
     size: Bytes,
+    /// What the map covers.
     shape: Shape,
+    /// What clients have: less than the shape while the volume grows.
+    served: Blocks,
+    growth: Option<Growth>,
     settings: Settings,
     phase: Phase,
     now: Instant,
@@ -215,6 +223,8 @@ impl Nexus {
             volume: opening.volume,
             size: opening.size,
             shape: opening.shape,
+            served: opening.shape.blocks,
+            growth: None,
             settings: opening.settings,
             phase: Phase::Opening,
             now,
@@ -294,6 +304,7 @@ impl Nexus {
             || !self.backlog.is_empty()
             || !self.unequal.is_zero()
             || self.equalizer.is_some()
+            || self.growth.is_some()
             || !matches!(self.phase, Phase::Serving | Phase::Closed | Phase::Fenced)
             || self.members.iter().any(|m| m.state != MemberState::InSync)
     }
@@ -303,7 +314,12 @@ impl Nexus {
         if matches!(self.phase, Phase::Closed | Phase::Fenced) {
             return false;
         }
-        self.check_record(out) || self.start_round(out) || self.admit_backlog(out) || self.feed(out) || self.drain(out)
+        self.check_record(out)
+            || self.start_round(out)
+            || self.check_growth()
+            || self.admit_backlog(out)
+            || self.feed(out)
+            || self.drain(out)
     }
 
     fn tick(&mut self, now: Instant) {
@@ -313,9 +329,9 @@ impl Nexus {
     /// The shape of the volume as a device.
     pub fn geometry(&self) -> Geometry {
         let features = Features { unmap: true, write_zeroes: true, volatile_cache: true, ends_with_process: false };
-        Geometry { block_size: self.shape.block_size, blocks: self.shape.blocks, features }
+        Geometry { block_size: self.shape.block_size, blocks: self.served, features }
     }
-    /// How the volume is cut into regions.
+    /// How the volume is cut into regions. While it grows this is the new size already, which members must have room for.
     pub fn shape(&self) -> &Shape {
         &self.shape
     }

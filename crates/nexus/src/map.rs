@@ -12,6 +12,8 @@ const HALF: usize = (SECTOR - HEAD) / 2;
 /// Regions in one sector.
 pub const SECTOR_REGIONS: usize = HALF * 8;
 const MAX_SECTORS: u64 = 256;
+/// What MayaMeta has room for; a volume that has grown may have more sectors than one that was made so large.
+const AREA_SECTORS: usize = (crate::meta::MAP_BYTES / SECTOR as u64) as usize;
 const MIN_REGION: u64 = 4 << 20;
 
 /// How a volume is cut into regions.
@@ -33,6 +35,12 @@ impl Shape {
             region *= 2;
         }
         Shape { block_size, blocks, region: block_size.blocks_in(Bytes(region)) }
+    }
+    /// The same volume with more blocks. Its regions keep their size; none when the map would not fit into MayaMeta.
+    pub fn grown(&self, blocks: Blocks) -> Option<Shape> {
+        let grown = Shape { blocks, ..*self };
+        let regions = blocks.0.div_ceil(self.region.0);
+        (regions <= (AREA_SECTORS * SECTOR_REGIONS) as u64 && grown.sectors() <= AREA_SECTORS).then_some(grown)
     }
     /// How many regions there are.
     pub fn regions(&self) -> usize {
@@ -147,6 +155,18 @@ mod tests {
         assert_eq!(small.blocks_of(15).end().0, 131072);
         assert_eq!(small.touched(BlockRange::new(8191, 2)), 0..2);
         assert_eq!(small.touched(BlockRange::new(8192, 1)), 1..2);
+    }
+
+    #[test]
+    fn a_volume_grows_as_far_as_its_map() {
+        let gib = |n: u64| Blocks(n << 21);
+        let small = Shape::of(BlockSize::B512, gib(1));
+        let most = small.grown(gib(46 << 10)).expect("46 TiB of 4 MiB regions");
+        assert_eq!((most.region, most.units()), (small.region, 6078));
+        assert_eq!(small.grown(gib(47 << 10)), None);
+        assert_eq!(small.grown(Blocks(u64::MAX)), None);
+        let large = Shape::of(BlockSize::B4096, Blocks(1 << 34));
+        assert!(large.grown(Blocks(20 << 34)).is_some());
     }
 
     proptest! {

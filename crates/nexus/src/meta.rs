@@ -11,6 +11,8 @@ const SLOT_AT: [u64; 2] = [64 << 10, 128 << 10];
 const CACHE_AT: u64 = 32 << 10;
 /// Bytes to the dirty map.
 const MAP_AT: u64 = 1 << 20;
+/// Bytes for the dirty map: the rest of MayaMeta.
+pub(crate) const MAP_BYTES: u64 = crate::label::META_BYTES.0 - MAP_AT;
 /// Bytes of one ledger slot.
 pub const SLOT_BYTES: usize = 4096;
 const IDENTITY_MAGIC: &[u8; 8] = b"MAYAMEMB";

@@ -6,6 +6,7 @@ use block::{Instant, Request};
 
 use super::Nexus;
 use super::flight::{Flight, FlightId, Kind, SyncFor};
+use super::grow::Growth;
 use crate::member::{Member, MemberId, Tracking};
 
 /// How long until (or since) an instant; what lies further away than any limit of the machine makes no difference.
@@ -32,12 +33,21 @@ impl Nexus {
         // A new field is either hashed or named here as one that decides nothing.
         #[rustfmt::skip]
         let Nexus {
-            volume: _, size: _, shape: _, settings: _, next_serial: _, next_job: _,
+            volume: _, size: _, shape, settings: _, served, growth, next_serial: _, next_job: _,
             phase, now, members, next_member, last_read, flights, clients, backlog, locks, ready, record, dirty, durable,
             touched, unequal, equalizer, stale, rounds_started, rounds_done, round, marking, clearing, next_clear, next_scan,
             next_retry, next_round_retry,
         } = self;
         (phase, next_member, last_read, clients, dirty, durable, touched, unequal).hash(&mut h);
+        (
+            shape.blocks,
+            served,
+            growth.map(|g| match g {
+                Growth::Marking(round) => Some(round.saturating_sub(*rounds_done)),
+                Growth::Recording => None,
+            }),
+        )
+            .hash(&mut h);
         (stale, rounds_started - rounds_done, round, clearing).hash(&mut h);
         members.iter().for_each(|m| self.hash_member(m, &mut h));
         let mut all: Vec<u64> = flights.iter().map(|(_, f)| self.flight_digest(f)).collect();

@@ -194,6 +194,7 @@ impl Nexus {
                 _ => {}
             }
         }
+        self.size_in_force(out);
         if self.phase == Phase::Opening {
             self.phase = Phase::Serving;
             out.push(Effect::Changed(format!("serving under ledger {version}")));

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use block::Fault;
+use block::{Blocks, Fault};
 use nexus::ledger::{Set, Version};
 use nexus::machine::Phase;
 use nexus::map::{Maps, Shape};
@@ -91,6 +91,7 @@ fn recovery_from(set: u8, devices: &[Device], oracle: &Oracle, stored: Option<Ve
         Err(why) => return assert!(!all || !oracle.served, "with every device there, it is refused: {why}"),
     };
     let behind = known_behind(&ledger, &in_sync);
+    let shape = &Shape { blocks: Blocks(ledger.size.0 / 512), ..*shape };
     let device = |at: &usize| &devices[*at];
     let sources: Vec<&Device> = reachable.iter().map(device).filter(|d| in_sync.contains(&d.uuid)).collect();
     let mut maps = Maps::clean(shape);
@@ -99,7 +100,7 @@ fn recovery_from(set: u8, devices: &[Device], oracle: &Oracle, stored: Option<Ve
         maps.dirty.add(&own.dirty);
         maps.behind.add(&own.behind);
     }
-    for (block, register) in oracle.registers.iter().enumerate() {
+    for (block, register) in oracle.registers.iter().enumerate().take(shape.blocks.0 as usize) {
         let region = block / shape.region.0 as usize;
         // By the crash of the nexus alone.
         let now: BTreeSet<u64> = sources.iter().map(|d| d.data[block]).collect();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use block::Bytes;
+use block::{Blocks, Bytes};
 use nexus::ledger::{Set, Version};
 use nexus::machine::{Opened, Opening, Standing};
 use nexus::map::{Maps, Shape};
@@ -54,6 +54,9 @@ pub fn plan(
         Decision::Fresh => return Err("no ledger, and the volume is not new".into()),
         Decision::Serve { ledger, version, in_sync: here, bases, highest } => {
             opening.parent = version;
+            opening.size = ledger.size;
+            opening.shape.blocks = Blocks(ledger.size.0 / 512);
+            opening.maps = Maps::clean(&opening.shape);
             listed = known_behind(&ledger, &here).into_iter().collect();
             (in_sync, opening.bases, opening.highest) = (here, bases, highest);
         }
@@ -61,7 +64,7 @@ pub fn plan(
     for &at in reachable {
         let device = &mut devices[at];
         let standing = if in_sync.contains(&device.uuid) {
-            let maps = Maps::decode(&device.map, VOLUME, &shape);
+            let maps = Maps::decode(&device.map, VOLUME, &opening.shape);
             opening.maps.dirty.add(&maps.dirty);
             opening.maps.behind.add(&maps.behind);
             Standing::InSync

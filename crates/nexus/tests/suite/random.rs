@@ -28,7 +28,9 @@ use crate::device::{Device, VOLUME, blocks, payload};
 use crate::opening;
 use crate::oracle::Oracle;
 
+/// The size at first, and what devices have room for.
 const BLOCKS: u64 = 12;
+const MOST: u64 = 19;
 const REGION: u64 = 3;
 
 /// A small generator (SplitMix64): the test needs no quality, only the same dice for the same seed.
@@ -52,6 +54,14 @@ impl Dice {
 
 fn shape() -> Shape {
     Shape { block_size: BlockSize::B512, blocks: Blocks(BLOCKS), region: Blocks(REGION) }
+}
+
+/// A device with room for growth, in which lies whatever there was.
+fn device(uuid: Uuid) -> Device {
+    let mut device = Device::new(uuid, &Shape { blocks: Blocks(MOST), ..shape() });
+    device.data[BLOCKS as usize..].fill(u64::MAX);
+    device.durable[BLOCKS as usize..].fill(u64::MAX);
+    device
 }
 
 /// A request on its way to a member.
@@ -82,6 +92,8 @@ struct Run {
     haunted: bool,
     stored: Option<Version>,
     store_away: bool,
+    /// Blocks that clients have seen.
+    size: u64,
     oracle: Oracle,
     answers: Rc<RefCell<Vec<(u64, Outcome)>>>,
     next: u64,
@@ -93,7 +105,7 @@ impl Run {
     fn new(seed: u64) -> Run {
         let mut dice = Dice(seed);
         let members = 1 + dice.below(3);
-        let devices = (0..members).map(|i| Device::new(Uuid::from_u128(100 + u128::from(i)), &shape())).collect();
+        let devices = (0..members).map(|i| device(Uuid::from_u128(100 + u128::from(i)))).collect();
         Run {
             dice,
             trace: std::env::var("NEXUS_SEED").is_ok(),
@@ -107,7 +119,8 @@ impl Run {
             haunted: false,
             stored: None,
             store_away: false,
-            oracle: Oracle::new(BLOCKS),
+            size: BLOCKS,
+            oracle: Oracle::new(MOST),
             answers: Rc::default(),
             next: 1,
             closed: false,
@@ -155,6 +168,8 @@ impl Run {
         self.places = places;
         self.say(|| format!("opens with {reachable:?}: {:?}, dirty {}", opening.members, opening.maps.dirty.count()));
         let mut out = Vec::new();
+        let found = opening.shape.blocks.0;
+        assert!(found >= self.size, "the volume has shrunk from {} to {found} blocks", self.size);
         let machine = Nexus::new(opening, self.now, &mut out);
         self.machine = Some(machine);
         self.closed = false;
@@ -174,9 +189,39 @@ impl Run {
 
     fn with<T>(&mut self, act: impl FnOnce(&mut Nexus, Instant, &mut Outbox) -> T) -> T {
         let mut out = Vec::new();
-        let result = act(self.machine.as_mut().expect("open"), self.now, &mut out);
+        let machine = self.machine.as_mut().expect("open");
+        let result = act(machine, self.now, &mut out);
+        let size = machine.geometry().blocks.0;
+        if machine.phase() == Phase::Serving && size > self.size {
+            self.size = size;
+            self.mark("has grown");
+        }
         self.carry_out(out);
         result
+    }
+
+    /// What the driver does to grow a volume: zeroes on all that is open, durably, then the command.
+    fn grow(&mut self) {
+        let machine = self.machine.as_ref().expect("open");
+        let old = machine.shape().blocks.0;
+        if machine.phase() != Phase::Serving || old == MOST {
+            return;
+        }
+        let blocks = old + 1 + self.dice.below(MOST - old);
+        let members = machine.members(self.now);
+        let open: Vec<MemberId> =
+            members.iter().filter(|m| !matches!(m.state, MemberState::Out(_))).map(|m| m.id).collect();
+        for id in &open {
+            let device = &mut self.devices[self.places[id]];
+            if device.gone || device.hung || device.sick > 0 {
+                return self.mark("could not grow");
+            }
+            device.data[old as usize..blocks as usize].fill(0);
+            device.durable[old as usize..blocks as usize].fill(0);
+        }
+        let grows = self.with(|m, now, out| m.grow(now, Blocks(blocks), &open, out));
+        self.mark(if grows.is_ok() { "grows" } else { "may not grow now" });
+        self.say(|| format!("grow from {old} to {blocks}: {grows:?}"));
     }
 
     fn carry_out(&mut self, out: Outbox) {
@@ -213,8 +258,8 @@ impl Run {
     }
 
     fn client(&mut self) {
-        let start = self.dice.below(BLOCKS);
-        let range = BlockRange::new(start, 1 + self.dice.below((BLOCKS - start).min(4)));
+        let start = self.dice.below(self.size);
+        let range = BlockRange::new(start, 1 + self.dice.below((self.size - start).min(4)));
         match self.dice.below(10) {
             0..4 => self.ask(Request::Read { range }),
             4 => self.ask(Request::Flush),
@@ -298,7 +343,7 @@ impl Run {
                 Err(Fault::NoSpace)
             }
             _ => {
-                self.devices[device].apply(request, BLOCKS);
+                self.devices[device].apply(request, MOST);
                 Ok(Default::default())
             }
         }
@@ -348,7 +393,7 @@ impl Run {
             1 => self.devices[at].sick = if self.devices[at].sick > 0 { 0 } else { 10 + self.dice.below(80) },
             2 => self.devices[at].full ^= true,
             3 | 4 => {
-                let block = self.dice.below(BLOCKS);
+                let block = self.dice.below(self.size);
                 self.devices[at].bad.insert(block);
             }
             5 => self.store_away ^= true,
@@ -379,7 +424,7 @@ impl Run {
                 let place = self.devices.len();
                 let added = self.with(|m, now, out| m.add_member(now, uuid, 0, out));
                 added.and_then(|id| {
-                    let mut device = Device::new(uuid, &shape());
+                    let mut device = device(uuid);
                     device.data.fill(u64::MAX); // whatever was on it
                     device.durable.fill(u64::MAX);
                     self.devices.push(device);
@@ -492,9 +537,10 @@ impl Run {
             }
         }
         let members = self.machine.as_ref().expect("open").members(self.now);
-        let images: Vec<&Vec<u64>> = members.iter().map(|m| &self.devices[self.places[&m.id]].data).collect();
+        let images: Vec<&[u64]> =
+            members.iter().map(|m| &self.devices[self.places[&m.id]].data[..self.size as usize]).collect();
         assert!(images.iter().all(|i| *i == images[0]), "members in sync differ: {images:?}");
-        for block in 0..BLOCKS {
+        for block in 0..self.size {
             self.ask(Request::Read { range: BlockRange::new(block, 1) });
             while !self.oracle.asked.is_empty() {
                 self.deliver();
@@ -518,6 +564,7 @@ impl Run {
                 35..40 => self.store(),
                 40..44 => self.pass_time(),
                 n if n < 44 + faults => self.trouble(),
+                61 if faults > 2 => self.grow(),
                 n if n == 60 && faults > 3 => {
                     let power = self.dice.chance(50);
                     self.crash(power);
@@ -549,7 +596,8 @@ impl Run {
             self.deliver();
         }
         assert!(self.closed, "it closes");
-        let maps = |d: &Device| Maps::decode(&d.map, VOLUME, &shape());
+        let shape = *self.machine.as_ref().expect("open").shape();
+        let maps = |d: &Device| Maps::decode(&d.map, VOLUME, &shape);
         let machine = self.machine.take().expect("open");
         let (_, set, _) = machine.ledger();
         for device in self.devices.iter().filter(|d| set.contains(&d.uuid)) {
@@ -566,7 +614,7 @@ impl Run {
 fn a_rebuild_does_not_start_over_requests_that_are_unanswered() {
     let mut run = Run::new(5);
     run.devices.truncate(1);
-    run.devices.push(Device::new(Uuid::from_u128(7), &shape()));
+    run.devices.push(device(Uuid::from_u128(7)));
     assert!(run.open(&[0, 1]));
     while !run.flying.is_empty() {
         run.deliver();
@@ -614,9 +662,18 @@ fn every_interleaving_keeps_the_contract() {
     }
     println!("{marks:?}");
     if seeds.end - seeds.start >= 1000 {
-        for what in
-            ["came back", "came to rest", "closed", "crash", "power loss", "refused", "request failed", "no space"]
-        {
+        for what in [
+            "came back",
+            "came to rest",
+            "closed",
+            "crash",
+            "power loss",
+            "refused",
+            "request failed",
+            "no space",
+            "grows",
+            "has grown",
+        ] {
             assert!(marks.get(what).is_some_and(|n| *n > 10), "{what} hardly ever happens: {marks:?}");
         }
     }
