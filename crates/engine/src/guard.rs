@@ -117,7 +117,7 @@ impl Guard {
     }
     /// The device as one host sees it.
     pub fn view(self: &Rc<Guard>, host: HostId) -> DiskRef {
-        Rc::new(View { guard: self.clone(), host, geometry: self.disk.geometry() })
+        Rc::new(View { guard: self.clone(), host })
     }
 
     fn watch(&self) {
@@ -181,12 +181,14 @@ impl Guard {
 struct View {
     guard: Rc<Guard>,
     host: HostId,
-    geometry: Geometry,
 }
 
 impl Disk for View {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        self.guard.disk.geometry()
+    }
+    fn refresh(&self) -> LocalFuture<'_, Result<Geometry, Fault>> {
+        self.guard.disk.refresh()
     }
     fn submit(&self, request: Request, ticket: Ticket) {
         match self.guard.admit(self.host, &request) {

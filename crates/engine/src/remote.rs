@@ -48,7 +48,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use block::{Fault, Geometry, Request, Ticket};
-use host::{Disk, DiskRef, Host, Reservable};
+use host::{Disk, DiskRef, Host, LocalFuture, Reservable};
 use nvme::Status;
 use nvme::nqn::{self, NqnError};
 use thiserror::Error;
@@ -290,7 +290,8 @@ pub struct RemoteDisk {
     inner: Rc<Inner>,
 }
 
-/// Connects to a namespace. What the target says about it stays constant for the life of the disk.
+/// Connects to a namespace. What the target says about it stays constant for the life of the disk, but for its size, which
+/// grows when it is asked for anew ([`Disk::refresh`]) or connected to again.
 pub async fn connect(host: &Host, spec: RemoteSpec, options: RemoteOptions) -> Result<Rc<RemoteDisk>, RemoteError> {
     Ok(Rc::new(RemoteDisk { inner: Inner::start(host, spec, options).await? }))
 }
@@ -356,6 +357,9 @@ impl RemoteDisk {
 impl Disk for RemoteDisk {
     fn geometry(&self) -> Geometry {
         self.inner.geometry()
+    }
+    fn refresh(&self) -> LocalFuture<'_, Result<Geometry, Fault>> {
+        Box::pin(self.inner.refresh())
     }
     fn submit(&self, request: Request, ticket: Ticket) {
         match request.check(&self.geometry()) {

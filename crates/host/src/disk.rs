@@ -14,11 +14,19 @@ use crate::LocalFuture;
 /// Requests are not ordered with respect to each other: whoever needs an order waits for the answer. A flush covers the
 /// writes that were answered before it was submitted, and no other.
 pub trait Disk {
-    /// Size, block size and features. Constant while the device is open.
+    /// Size, block size and features. Constant while the device is open, but for the size, which may grow.
     fn geometry(&self) -> Geometry;
 
     /// Starts a request. The ticket is answered exactly once, possibly before this call returns.
     fn submit(&self, request: Request, ticket: Ticket);
+
+    /// Asks the device for its shape, when that is not known at once: it may have grown elsewhere.
+    ///
+    /// # Errors
+    /// The device does not answer.
+    fn refresh(&self) -> LocalFuture<'_, Result<Geometry, Fault>> {
+        Box::pin(std::future::ready(Ok(self.geometry())))
+    }
 
     /// What a person calls the device; for messages only.
     fn label(&self) -> String;

@@ -301,6 +301,13 @@ impl Node {
         Ok(self.exports.peer_uri(&shared))
     }
 
+    /// Tells the hosts of a shared device that it has grown, if it has.
+    pub(crate) fn refresh_share(&self, name: &str) {
+        if let Some(share) = self.registry.find(name).and_then(|(_, b)| b.share) {
+            self.exports.refresh(&share);
+        }
+    }
+
     /// Takes a shared device back; OK when it is not shared.
     pub(crate) async fn unshare_device(&self, name: &str) {
         if let Some(nqn) = self.registry.find(name).and_then(|(_, b)| b.share) {

@@ -10,20 +10,18 @@ use crate::meter::Meter;
 /// A replica with counters. They start at zero with the process.
 pub(crate) struct Counted {
     inner: DiskRef,
-    geometry: Geometry,
     pub(crate) meter: Rc<Meter>,
 }
 
 impl Counted {
     pub(crate) fn new(host: &Host, inner: DiskRef) -> Counted {
-        let geometry = inner.geometry();
-        Counted { meter: Meter::new(host, geometry.block_size), geometry, inner }
+        Counted { meter: Meter::new(host, inner.geometry().block_size), inner }
     }
 }
 
 impl Disk for Counted {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        self.inner.geometry()
     }
     fn submit(&self, request: Request, ticket: Ticket) {
         let ticket = self.meter.ticket(&request, ticket);

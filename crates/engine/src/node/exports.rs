@@ -130,6 +130,17 @@ impl Exports {
             .map_err(|e| Error::internal(format!("cannot share it as {nqn}: {e}")))
     }
 
+    /// The size of a device may have changed: its hosts are told.
+    pub(crate) fn refresh(&self, name: &str) {
+        match protocol_of(name) {
+            Protocol::Iscsi => self.portals.refresh(name),
+            Protocol::Nvmf | Protocol::Nbd => {
+                // It fails only when there is no such subsystem; then nobody is to be told.
+                let _ = self.server.refresh(name);
+            }
+        }
+    }
+
     /// Takes a device back; requests in flight are answered first.
     pub(crate) async fn remove(&self, name: &str) {
         match protocol_of(name) {

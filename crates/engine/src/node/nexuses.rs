@@ -121,7 +121,8 @@ impl Node {
         let _held = self.locks.hold("nexus", &uuid.to_string()).await;
         let known = self.nexuses.borrow().get(&uuid).map(|slot| {
             let set = |c: &[String]| c.iter().cloned().collect::<BTreeSet<_>>();
-            let same = (slot.size == size || slot.was_cut_from(size))
+            // The control plane's size may be one that the volume has yet to grow to.
+            let same = (slot.size == size || managed || slot.was_cut_from(size))
                 && slot.managed == managed
                 && set(&slot.children) == set(&children);
             (same, matches!(slot.state, NexusState::Open { .. }))
@@ -261,7 +262,8 @@ impl Node {
             events: self.nexus_events.clone(),
         };
         let nexus = volume::Nexus::open(&self.host, spec).await.map_err(|e| nexus_error(&e))?;
-        Ok(Opened { size, nexus, leases, absent })
+        // It may have grown since the size was written down.
+        Ok(Opened { size: nexus.size().0, nexus, leases, absent })
     }
 
     pub(super) async fn lease_child(&self, uuid: Uuid, child: &str) -> Result<Lease> {
@@ -287,6 +289,23 @@ impl Node {
         self.suspend_nexus(uuid).await;
         let slot = self.nexuses.borrow_mut().remove(&uuid);
         drop(slot);
+    }
+
+    /// Makes a nexus larger, while it is used; its children must have room. OK when it has that size. Hosts are told.
+    pub async fn resize_nexus(&self, uuid: String, size: u64) -> Result<NexusInfo> {
+        self.running()?;
+        let uuid = parse_uuid(&uuid)?;
+        let _held = self.locks.hold("nexus", &uuid.to_string()).await;
+        let nexus = self.open_nexus_of(uuid)?;
+        let grown = nexus.grow(Bytes(size)).await;
+        // Also when it failed: an earlier call may have been given up before it was done.
+        let size = nexus.size().0;
+        self.update(uuid, |slot| slot.size = size);
+        self.refresh_share(&device_name(uuid));
+        self.changes.bump();
+        self.persist().await?;
+        grown.map_err(|e| nexus_error(&e))?;
+        self.nexus_info(uuid)
     }
 
     /// The nexus, when it is open; else NotFound, or Unavailable with the reason.
@@ -383,7 +402,7 @@ impl Node {
         let opening = Opening { uuid, size, children: &children, offline: &offline, managed, fresh: false };
         let opened = self.open_nexus(opening).await?;
         let slot = NexusSlot {
-            size,
+            size: opened.size,
             children,
             managed,
             published: None,

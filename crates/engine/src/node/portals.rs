@@ -124,6 +124,14 @@ impl Portals {
         IscsiServer::start(&self.host, options).await
     }
 
+    /// The size of a device may have changed: its initiators are told.
+    pub(crate) fn refresh(&self, name: &str) {
+        for server in [&self.nexus, &self.replica].into_iter().filter_map(Door::server) {
+            // It fails only when there is no such target; then nobody is to be told.
+            let _ = server.refresh(name);
+        }
+    }
+
     /// Takes a device back; requests in flight are answered first.
     pub(crate) async fn remove(&self, name: &str) {
         for door in [&self.nexus, &self.replica] {

@@ -69,6 +69,27 @@ impl Node {
         self.replica_info(&uuid)
     }
 
+    /// Makes a replica larger; what it gains reads as zeroes. OK when it is as large. Nothing has changed when its pool has no
+    /// room.
+    pub async fn resize_replica(&self, uuid: String, size: u64) -> Result<ReplicaInfo> {
+        self.running()?;
+        let _replica = self.locks.hold("replica", &uuid).await;
+        let Some(pool_name) = self.replicas.borrow().get(&uuid).map(|slot| slot.pool.clone()) else {
+            return Err(self.no_replica(&uuid));
+        };
+        let _pool = self.locks.hold("pool", &pool_name).await;
+        let Some(pool) = self.open_pool_of(&pool_name)? else { return Err(self.no_replica(&uuid)) };
+        let extent = pool.info().extent_size.0;
+        let rounded = size.div_ceil(extent).checked_mul(extent);
+        let size = rounded.ok_or_else(|| Error::invalid(format!("replica '{uuid}': {size} bytes are too many")))?;
+        let grown = pool.grow_replica(&uuid, block::Bytes(size)).await;
+        grown.map_err(|e| pool_error(&e).context(format!("replica '{uuid}'")))?;
+        self.refresh_share(&uuid);
+        self.changes.bump();
+        self.settle().await?;
+        self.replica_info(&uuid)
+    }
+
     fn check_same(&self, pool: &str, replica: &Replica, asked_pool: &str, size: u64, thin: bool) -> Result<()> {
         let uuid = replica.name();
         let differs = |what: String| Err(Error::already_exists(format!("replica '{uuid}' exists {what}")));

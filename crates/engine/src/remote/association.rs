@@ -335,6 +335,12 @@ impl Caller<'_> {
     }
 }
 
+/// The size of a namespace as the target says now; none when it does not answer, or not so.
+pub(super) async fn namespace_blocks(admin: &Connection, nsid: u32) -> Option<Blocks> {
+    let done = admin.call(command::identify(cns::NAMESPACE, nsid)).await.ok()?;
+    done.status.is_success().then(|| Blocks(parse::<IdentifyNamespace>(done).size.get()))
+}
+
 /// The structure at the start of what a command brought. The machine believes a success only with all of its data.
 fn parse<T: Pod>(done: Completed<()>) -> T {
     pod(done.data.as_deref().expect("a read that succeeded brings its data"))

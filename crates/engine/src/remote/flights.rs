@@ -111,7 +111,9 @@ impl Flights {
 
     /// What a new association may take; the geometry stays what it was.
     pub(super) fn set_limits(&mut self, limits: Limits) {
-        self.limits = Limits { geometry: self.limits.geometry, ..limits };
+        let was = self.limits.geometry;
+        let geometry = Geometry { blocks: limits.geometry.blocks.max(was.blocks), ..was };
+        self.limits = Limits { geometry, ..limits };
     }
 
     /// How many answered changes a power cut or crash of the target may have lost.

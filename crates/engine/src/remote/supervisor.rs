@@ -6,14 +6,14 @@ use std::io;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use block::{Fault, Geometry, Request, Ticket};
+use block::{Blocks, Fault, Geometry, Request, Ticket};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use host::{Host, Notify};
 use nvme::initiator::{Completed, command};
 use uuid::Uuid;
 
-use super::association::{Association, Caller, identity};
+use super::association::{Association, Caller, identity, namespace_blocks};
 use super::connection::{Connection, Link, Loss, Token};
 use super::flights::{Answers, Flights, Part};
 use super::{OnRestart, RemoteError, RemoteOptions, RemoteSpec, RemoteState, refusal};
@@ -32,7 +32,8 @@ pub(super) struct Inner {
     options: RemoteOptions,
     /// Names this opening of the disk to the target, in all of its associations.
     session: [u8; 16],
-    geometry: Geometry,
+    /// Its size only grows.
+    geometry: Cell<Geometry>,
     uuid: Option<Uuid>,
     /// Who we are to the target, in all associations.
     host_id: [u8; 16],
@@ -103,7 +104,7 @@ impl Inner {
         let association = associate(host, &spec, &options, session, Rc::downgrade(&link)).await?;
         let inner = Rc::new(Inner {
             host: host.clone(),
-            geometry: association.limits.geometry,
+            geometry: Cell::new(association.limits.geometry),
             uuid: association.uuid,
             host_id: identity(&spec.host_nqn, &spec.nqn, session)?.host_id,
             reserving: Cell::new(association.reserving),
@@ -153,7 +154,21 @@ impl Inner {
         self.instance.get()
     }
     pub(super) fn geometry(&self) -> Geometry {
-        self.geometry
+        self.geometry.get()
+    }
+
+    /// Asks the target for the size of the namespace.
+    pub(super) async fn refresh(&self) -> Result<Geometry, Fault> {
+        let asked = self.association.borrow().as_ref().map(|a| (a.admin.clone(), a.limits));
+        let (admin, limits) = asked.ok_or(Fault::Gone)?;
+        let blocks = namespace_blocks(&admin, limits.nsid).await.ok_or(Fault::Gone)?;
+        self.grow(blocks);
+        Ok(self.geometry())
+    }
+
+    fn grow(&self, blocks: Blocks) {
+        let was = self.geometry.get();
+        self.geometry.set(Geometry { blocks: blocks.max(was.blocks), ..was });
     }
     pub(super) fn on_change(&self, callback: Box<dyn Fn(&RemoteState)>) {
         *self.on_change.borrow_mut() = Some(callback.into());
@@ -280,7 +295,7 @@ impl Inner {
     /// Whether a new association leads to the same namespace, with everything in it that was answered.
     fn recognise(&self, association: &Association) -> Result<(), RemoteError> {
         let changed = |why: String| Err(RemoteError::Changed { uri: self.spec.uri(), why });
-        let (was, is) = (self.geometry, association.limits.geometry);
+        let (was, is) = (self.geometry(), association.limits.geometry);
         if association.uuid != self.uuid {
             let name = |uuid: Option<Uuid>| uuid.map_or("one without a UUID".to_owned(), |uuid| uuid.to_string());
             return changed(format!("expected the namespace {}, found {}", name(self.uuid), name(association.uuid)));
@@ -313,6 +328,7 @@ impl Inner {
         self.instance.set(association.instance);
         self.reserving.set(association.reserving);
         self.flights.borrow_mut().set_limits(association.limits);
+        self.grow(association.limits.geometry.blocks);
         *self.association.borrow_mut() = Some(association);
         self.go(RemoteState::Up);
         self.pump();

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use block::{BlockRange, Buf, Bytes, Durability, Fault};
+use block::{BlockRange, BlockSize, Buf, Bytes, Durability, Fault};
 use host::{DiskExt, DiskRef, Host};
 use nexus::label::{self, Label, Layout, Probe};
 use nexus::ledger::Ledger;
@@ -38,6 +38,20 @@ impl Look {
     }
 }
 
+/// What a device has beside its label.
+pub(super) fn room(layout: &Layout) -> Bytes {
+    layout.block_size.bytes_of(layout.data().len)
+}
+
+/// Whether a volume of `size` bytes fits; if not, why.
+pub(super) fn check_room(layout: &Layout, size: Bytes) -> Result<(), String> {
+    let (want, have) = (size.0, room(layout).0);
+    if layout.block_size.divides(want) && have >= want {
+        return Ok(());
+    }
+    Err(format!("the volume needs {want} bytes, the device has {have} beside its label"))
+}
+
 /// Why a child cannot be a member.
 pub(super) enum Unfit {
     /// The device fails or does not answer.
@@ -50,26 +64,15 @@ fn io(what: &'static str) -> impl Fn(Fault) -> Unfit {
     move |fault| Unfit::Io(format!("{what}: {fault}"))
 }
 
-/// Reads a child's label and what belongs to it. `size` is the volume's.
-pub(super) async fn look(
-    host: &Host,
-    disk: &DiskRef,
-    volume: Uuid,
-    size: Bytes,
-    limit: Duration,
-) -> Result<Look, Unfit> {
-    let look = look_now(host, disk, volume, size);
+/// Reads a child's label and what belongs to it.
+pub(super) async fn look(host: &Host, disk: &DiskRef, volume: Uuid, limit: Duration) -> Result<Look, Unfit> {
+    let look = look_now(host, disk, volume);
     host.timeout(limit, look).await.unwrap_or_else(|| Err(Unfit::Io("the device does not answer".into())))
 }
 
-async fn look_now(host: &Host, disk: &DiskRef, volume: Uuid, size: Bytes) -> Result<Look, Unfit> {
+async fn look_now(host: &Host, disk: &DiskRef, volume: Uuid) -> Result<Look, Unfit> {
     let geometry = disk.geometry();
     let layout = Layout::new(geometry.block_size, geometry.blocks).map_err(|e| Unfit::Never(e.to_string()))?;
-    let room = geometry.block_size.bytes_of(layout.data().len);
-    if !geometry.block_size.divides(size.0) || room < size {
-        let (want, have) = (size.0, room.0);
-        return Err(Unfit::Never(format!("the volume needs {want} bytes, the device has {have} beside its label")));
-    }
     let front = disk.read(layout.probe_front()).await.map_err(io("reading the label"))?;
     let back = disk.read(layout.back()).await.map_err(io("reading the backup label"))?;
     let probe = label::probe(&front, &back, &layout);
@@ -114,10 +117,65 @@ pub(super) async fn note_run(link: &Link, volume: Uuid, run: [u8; 16]) -> Result
     link.disk.write(range, Buf::copy_of(&note), Durability::Durable).await
 }
 
+/// Bytes of the map that one request moves.
+const MAP_PIECE: Bytes = Bytes(128 << 10);
+/// Bytes that one request clears.
+const ZERO_PIECE: Bytes = Bytes(64 << 20);
+
+/// A range cut into pieces of at most so many bytes.
+fn pieces(range: BlockRange, most: Bytes, block_size: BlockSize) -> impl Iterator<Item = BlockRange> {
+    let step = block_size.blocks_in(most).0;
+    let starts = (range.start.0..range.end().0).step_by(step as usize);
+    starts.map(move |start| BlockRange::new(start, step.min(range.end().0 - start)))
+}
+
+/// Prepares a member for a larger volume: its device has the room, its label says so, and what the volume gains (blocks of
+/// MayaData) is zeroes, durably. An error leaves the member as good as before. `limit` is for each request.
+pub(super) async fn enlarge(
+    host: &Host,
+    link: &Link,
+    volume: Uuid,
+    gained: BlockRange,
+    limit: Duration,
+) -> Result<Link, String> {
+    let late = || "the device does not answer".to_string();
+    let disk = &link.disk;
+    let geometry = host.timeout(limit, disk.refresh()).await.ok_or_else(late)?;
+    let geometry = geometry.map_err(|fault| format!("asking for its size: {fault}"))?;
+    let layout = Layout::new(geometry.block_size, geometry.blocks).map_err(|e| e.to_string())?;
+    check_room(&layout, layout.block_size.bytes_of(gained.end() - block::Lba(0)))?;
+    let link = Link { layout, ..link.clone() };
+    let relabel = async {
+        let (front, back) = (disk.read(layout.probe_front()).await?, disk.read(layout.back()).await?);
+        match label::probe(&front, &back, &layout) {
+            probe @ Probe::Labelled { label, .. } if label.volume == volume => {
+                repair_label(host, &link, &probe, volume).await.map(|()| true)
+            }
+            _ => Ok(false),
+        }
+    };
+    match host.timeout(limit, relabel).await.ok_or_else(late)? {
+        Ok(true) => {}
+        Ok(false) => return Err("its label is not the volume's any more".into()),
+        Err(fault) => return Err(format!("writing the label: {fault}")),
+    }
+    // The backup of the old label lies there, and what other users of the device left.
+    for piece in pieces(gained.shifted(layout.data().start - block::Lba(0)), ZERO_PIECE, layout.block_size) {
+        let cleared = host.timeout(limit, disk.write_zeroes(piece, true)).await.ok_or_else(late)?;
+        cleared.map_err(|fault| format!("clearing the new space: {fault}"))?;
+    }
+    let flushed = host.timeout(limit, disk.flush()).await.ok_or_else(late)?;
+    flushed.map_err(|fault| format!("flushing the new space: {fault}"))?;
+    Ok(link)
+}
+
 /// Reads a member's dirty map.
 pub(super) async fn read_maps(link: &Link, volume: Uuid, shape: &Shape) -> Result<Maps, Fault> {
     let range = meta::map(shape.block_size, shape.units()).shifted(link.layout.meta().start - block::Lba(0));
-    let bytes = link.disk.read(range).await?;
+    let mut bytes = Vec::new();
+    for piece in pieces(range, MAP_PIECE, shape.block_size) {
+        bytes.extend_from_slice(&link.disk.read(piece).await?);
+    }
     Ok(Maps::decode(&bytes, volume, shape))
 }
 
@@ -144,7 +202,11 @@ pub(super) async fn format(
     for slot in 0..2 {
         write(meta(meta::slot(shape.block_size, slot)), vec![0; meta::SLOT_BYTES]).await?;
     }
-    write(meta(meta::map(shape.block_size, shape.units())), Maps::clean(shape).encode(volume, shape)).await?;
+    let map = Maps::clean(shape).encode(volume, shape);
+    let places = pieces(meta(meta::map(shape.block_size, shape.units())), MAP_PIECE, shape.block_size);
+    for (piece, bytes) in places.zip(map.chunks(MAP_PIECE.0 as usize)) {
+        write(piece, bytes.to_vec()).await?;
+    }
     disk.flush().await?;
     repair_label(host, link, probe, volume).await?;
     write(meta(meta::identity(shape.block_size)), Identity { volume, member }.encode(shape.block_size)).await?;

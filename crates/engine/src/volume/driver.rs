@@ -4,7 +4,8 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::{Bytes, Fault, Geometry, Request, Ticket};
+use block::{BlockRange, Bytes, Fault, Geometry, Request, Ticket};
+use futures_util::future::join_all;
 use host::{Disk, DiskRef, Host};
 use nexus::ledger::{Version, uri_tag};
 use nexus::machine::{Denied, MemberView, Nexus as Machine, Outbox, Phase};
@@ -17,7 +18,7 @@ use crate::meter::IoStats;
 use super::child::{self, Look, Unfit};
 use super::claim;
 use super::open;
-use super::pump::{Child, Pump};
+use super::pump::{Child, Link, Pump};
 use super::{
     ChildInfo, ChildSpec, ChildState, NexusError, NexusInfo, NexusSpec, NexusState, RebuildInfo, RebuildState, Settings,
 };
@@ -27,9 +28,6 @@ const RECORD_LIMIT: Duration = Duration::from_secs(30);
 
 /// An open nexus. Dropping it aborts what is in flight; [`Nexus::close`] ends it in order.
 pub struct Nexus {
-    size: Bytes,
-    geometry: Geometry,
-    shape: Shape,
     pump: Rc<Pump>,
     /// Fails the next flush.
     doubt: Cell<Option<Fault>>,
@@ -39,13 +37,8 @@ impl Nexus {
     /// Opens a volume: reads labels and ledgers, decides who is in sync, records a new generation, and serves. Members
     /// that are behind are rebuilt at once.
     pub async fn open(host: &Host, spec: NexusSpec) -> Result<Rc<Nexus>, NexusError> {
-        let size = spec.size;
         let pump = open::open(host, spec).await?;
-        let (geometry, shape) = {
-            let machine = pump.machine.borrow();
-            (machine.geometry(), *machine.shape())
-        };
-        Ok(Rc::new(Nexus { size, geometry, shape, pump, doubt: Cell::new(None) }))
+        Ok(Rc::new(Nexus { pump, doubt: Cell::new(None) }))
     }
     /// The volume's identity.
     pub fn uuid(&self) -> Uuid {
@@ -53,7 +46,70 @@ impl Nexus {
     }
     /// The usable size.
     pub fn size(&self) -> Bytes {
-        self.size
+        self.geometry().bytes()
+    }
+    /// What members have to have room for: while it grows, more than clients have.
+    fn shape(&self) -> Shape {
+        *self.pump.machine.borrow().shape()
+    }
+
+    /// Makes the volume larger, while it is used. The children that are open must have room; those that are not get what
+    /// they lack when they are back, and have room. It has the old size or, when this returns, the new one, whatever
+    /// happens meanwhile. Fine when it has that size.
+    ///
+    /// # Errors
+    /// [`NexusError::Invalid`] for a smaller size, or one that is no multiple of the block size;
+    /// [`NexusError::BadChild`] names a child without room; [`NexusError::BadState`]: try again.
+    pub async fn grow(&self, size: Bytes) -> Result<(), NexusError> {
+        self.check_serving()?;
+        let (now, block_size) = (self.size(), self.geometry().block_size);
+        let invalid = |reason: String| Err(NexusError::Invalid { nexus: self.uuid(), reason });
+        if size < now {
+            return invalid(format!("it has {now} bytes and cannot shrink to {size}"));
+        }
+        if !block_size.divides(size.0) {
+            return invalid(format!("{size} bytes are no multiple of the block size, {}", block_size.bytes()));
+        }
+        let (old, blocks) = (self.geometry().blocks, block_size.blocks_in(size));
+        if self.shape().blocks == old && blocks > old {
+            let prepared = self.prepare(BlockRange::new(old.0, blocks.0 - old.0)).await?;
+            self.command("", |machine, now, out| machine.grow(now, blocks, &prepared, out))?;
+        } else if self.shape().blocks != blocks {
+            return Err(self.bad_state("it is growing to another size; try again"));
+        }
+        self.wait(move |m| m.geometry().blocks >= blocks).await?;
+        self.check_serving()
+    }
+
+    /// Makes the members that are not out ready for what is gained.
+    async fn prepare(&self, gained: BlockRange) -> Result<Vec<MemberId>, NexusError> {
+        let members = self.pump.machine.borrow().members(self.pump.host.now());
+        let is_open = |id| members.iter().any(|m| m.id == id && !matches!(m.state, MemberState::Out(_)));
+        let open: Vec<(String, MemberId, Link)> = {
+            let children = self.pump.children.borrow();
+            let open = children.iter().filter_map(|c| Some((c.uri.clone(), c.member?.0, c.link.clone()?)));
+            open.filter(|(_, id, _)| is_open(*id)).collect()
+        };
+        let limit = self.settings().member_deadline;
+        let enlarge = open.iter().map(|(_, _, link)| child::enlarge(&self.pump.host, link, self.uuid(), gained, limit));
+        let enlarged = join_all(enlarge).await;
+        let mut prepared = Vec::new();
+        for ((uri, id, before), link) in open.into_iter().zip(enlarged) {
+            let link = link.map_err(|reason| self.bad_child(&uri, reason))?;
+            let same = |child: &mut Child| {
+                let is_same = child.link.as_ref().is_some_and(|l| Rc::ptr_eq(&l.disk, &before.disk));
+                if is_same {
+                    child.link = Some(link.clone());
+                }
+                is_same
+            };
+            // One that was opened anew meanwhile is not prepared, and the machine says so.
+            if self.with_child(&uri, same) == Some(true) {
+                self.pump.set_link(id, Some(link));
+                prepared.push(id);
+            }
+        }
+        Ok(prepared)
     }
 
     /// Answered writes from before this opening may be lost although the client has not flushed them yet: its next flush
@@ -83,15 +139,15 @@ impl Nexus {
             .iter()
             .map(|child| {
                 let member = child.member.and_then(|(id, _)| members.iter().find(|m| m.id == id));
-                child_info(child, member, &self.shape, &uri_of)
+                child_info(child, member, machine.shape(), &uri_of)
             })
             .collect();
         let (state, reason) = health(&machine, &members, &infos);
         let listed = |c: &&Child| c.member.is_some_and(|(_, uuid)| set.contains(&uuid));
         NexusInfo {
             uuid: self.pump.uuid,
-            size: self.size,
-            block_size: self.geometry.block_size,
+            size: machine.geometry().bytes(),
+            block_size: machine.geometry().block_size,
             state,
             reason,
             generation: version.number(),
@@ -213,11 +269,19 @@ impl Nexus {
             let members = self.pump.machine.borrow().members(host.now());
             members.into_iter().find(|m| m.uuid == uuid)
         });
+        let fits = || {
+            let shape = self.shape();
+            let size = shape.block_size.bytes_of(shape.blocks);
+            child::check_room(&look.link.layout, size).map_err(|reason| self.bad_child(uri, reason))
+        };
+        fits()?;
         let (id, uuid) = match known {
             Some(member) if matches!(member.state, MemberState::Out(_)) => {
                 child::repair_label(host, &look.link, &look.probe, nexus).await.map_err(failed)?;
                 // It is not in sync, so whatever it lost with its cache will be copied.
                 child::note_run(&look.link, nexus, look.run).await.map_err(failed)?;
+                // The volume may have grown meanwhile.
+                fits()?;
                 self.command(uri, |machine, now, out| machine.online(now, member.id, look.slot, tag, out))?;
                 (member.id, member.uuid)
             }
@@ -226,8 +290,9 @@ impl Nexus {
             }
             None => {
                 let before = self.find(uri).and_then(|(member, _)| member);
-                let uuid = child::format(host, &look.link, &look.probe, nexus, &self.shape).await.map_err(failed)?;
+                let uuid = child::format(host, &look.link, &look.probe, nexus, &self.shape()).await.map_err(failed)?;
                 child::note_run(&look.link, nexus, look.run).await.map_err(failed)?;
+                fits()?;
                 let id = self.command(uri, |machine, now, out| machine.add_member(now, uuid, tag, out))?;
                 if let Some(old) = before {
                     // Another device stands behind the URI now: the member that was there is gone for good.
@@ -351,12 +416,12 @@ impl Nexus {
 
     async fn look(&self, uri: &str, disk: &DiskRef) -> Result<Look, NexusError> {
         let block_size = disk.geometry().block_size;
-        if block_size != self.geometry.block_size {
+        if block_size != self.geometry().block_size {
             let reason = format!("its block size {} differs from that of the nexus", block_size.bytes());
             return Err(self.bad_child(uri, reason));
         }
         let limit = self.settings().member_deadline;
-        child::look(&self.pump.host, disk, self.uuid(), self.size, limit).await.map_err(|unfit| match unfit {
+        child::look(&self.pump.host, disk, self.uuid(), limit).await.map_err(|unfit| match unfit {
             Unfit::Io(reason) | Unfit::Never(reason) => self.bad_child(uri, reason),
         })
     }
@@ -468,7 +533,7 @@ fn health(machine: &Machine, members: &[MemberView], children: &[ChildInfo]) -> 
 
 impl Disk for Nexus {
     fn geometry(&self) -> Geometry {
-        self.geometry
+        self.pump.machine.borrow().geometry()
     }
     fn submit(&self, request: Request, ticket: Ticket) {
         let ticket = self.pump.meter.ticket(&request, ticket);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use block::probe::{Mark, Mutant, mark, mutant};
-use block::{BlockSize, Blocks, Bytes};
+use block::{BlockSize, Blocks};
 use futures_util::future::join_all;
 use host::Host;
 use nexus::MemberState;
@@ -33,9 +33,9 @@ pub(super) async fn open(host: &Host, spec: NexusSpec) -> Result<Rc<Pump>, Nexus
     let nexus = spec.uuid;
     check(&spec)?;
     // A first look, so that an opening that can not succeed takes no member away from another nexus.
-    let candidates = look_all(host, &spec, &BTreeMap::new()).await?;
+    let mut candidates = look_all(host, &spec, &BTreeMap::new()).await?;
     check_children(nexus, &candidates, spec.force)?;
-    judge(&spec, &candidates)?;
+    judge(&spec, &mut candidates)?;
     // Rule: a member is first made this nexus's own, and then looked at. What is found then is all that its former writers
     // have done and ever will.
     let key = host.random().max(1);
@@ -100,15 +100,13 @@ async fn look_all(
         async move {
             let look = match (disk, lost) {
                 (_, Some(reason)) | (Err(reason), None) => Err(reason),
-                (Ok(disk), None) => {
-                    match child::look(host, &disk, spec.uuid, spec.size, spec.settings.member_deadline).await {
-                        Ok(look) => Ok(look),
-                        Err(Unfit::Io(reason)) => Err(reason),
-                        Err(Unfit::Never(reason)) => {
-                            return Err(NexusError::BadChild { nexus: spec.uuid, uri, reason });
-                        }
+                (Ok(disk), None) => match child::look(host, &disk, spec.uuid, spec.settings.member_deadline).await {
+                    Ok(look) => Ok(look),
+                    Err(Unfit::Io(reason)) => Err(reason),
+                    Err(Unfit::Never(reason)) => {
+                        return Err(NexusError::BadChild { nexus: spec.uuid, uri, reason });
                     }
-                }
+                },
             };
             Ok(Candidate { uri, look, member: None })
         }
@@ -140,8 +138,8 @@ fn found(candidates: &[Candidate]) -> Vec<Found> {
     looks.filter_map(found).collect()
 }
 
-/// What the ledgers that were found say.
-fn judge(spec: &NexusSpec, candidates: &[Candidate]) -> Result<Decision, NexusError> {
+/// What the ledgers that were found say. Members for which the volume has become too large are set aside.
+fn judge(spec: &NexusSpec, candidates: &mut [Candidate]) -> Result<Decision, NexusError> {
     let nexus = spec.uuid;
     let stored = spec.ledger.as_ref().map(|l| Version::from_number(l.generation));
     let refused = |reason: String| NexusError::NoQuorum { nexus, reason };
@@ -152,6 +150,20 @@ fn judge(spec: &NexusSpec, candidates: &[Candidate]) -> Result<Decision, NexusEr
         }
         if let Some((uri, reason)) = candidates.iter().find_map(|c| c.look.as_ref().err().map(|e| (&c.uri, e))) {
             return Err(NexusError::BadChild { nexus, uri: uri.clone(), reason: reason.clone() });
+        }
+    }
+    for candidate in candidates {
+        let Ok(look) = &candidate.look else { continue };
+        let size = if let Decision::Serve { ledger, .. } = &decision { ledger.size } else { spec.size };
+        let Err(reason) = child::check_room(&look.link.layout, size) else { continue };
+        match &decision {
+            // It was away when the volume grew; it can come back when its device has grown, too.
+            Decision::Serve { ledger, in_sync, .. }
+                if look.member.is_some_and(|m| ledger.entry(m).is_some() && !in_sync.contains(&m)) =>
+            {
+                candidate.look = Err(reason);
+            }
+            _ => return Err(NexusError::BadChild { nexus, uri: candidate.uri.clone(), reason }),
         }
     }
     Ok(decision)
@@ -260,7 +272,8 @@ async fn plan(
         }
         Decision::Serve { ledger, version, in_sync, bases, highest } => {
             (opening.bases, opening.highest, opening.parent) = (bases, highest, version);
-            opening.shape = shape_of(nexus, &ledger, spec.size, block_size)?;
+            opening.shape = shape_of(spec, &ledger, block_size)?;
+            opening.size = ledger.size;
             opening.maps = Maps::clean(&opening.shape);
             for candidate in candidates.iter_mut() {
                 admit(host, nexus, &mut opening, candidate, &ledger, &in_sync).await?;
@@ -290,14 +303,15 @@ fn set_back_shaken(opening: &mut Opening, candidates: &[Candidate]) {
     }
 }
 
-/// The volume's shape as its ledger says, when it fits the request.
-fn shape_of(nexus: Uuid, ledger: &Ledger, size: Bytes, block_size: BlockSize) -> Result<Shape, NexusError> {
-    if ledger.size != size {
-        let reason = format!("the volume has {} bytes, {} were asked", ledger.size, size);
-        return Err(NexusError::Invalid { nexus, reason });
+/// The volume's shape as its ledger says. When the store knows the volume it may have grown since the store was told its size,
+/// or shall grow; else the size that was asked is a mistake if it is another one.
+fn shape_of(spec: &NexusSpec, ledger: &Ledger, block_size: BlockSize) -> Result<Shape, NexusError> {
+    if ledger.size != spec.size && spec.ledger.is_none() {
+        let reason = format!("the volume has {} bytes, {} were asked", ledger.size, spec.size);
+        return Err(NexusError::Invalid { nexus: spec.uuid, reason });
     }
     let region = block_size.blocks_in(ledger.region);
-    Ok(Shape { block_size, blocks: block_size.blocks_in(size), region: region.max(Blocks(1)) })
+    Ok(Shape { block_size, blocks: block_size.blocks_in(ledger.size), region: region.max(Blocks(1)) })
 }
 
 /// Finds a child's place in a volume that exists.

@@ -3,6 +3,7 @@
 mod encryption;
 mod fencing;
 mod files;
+mod grow;
 mod losses;
 mod managed;
 mod nexuses;

@@ -121,6 +121,18 @@ impl EngineService for Engine {
         Ok(Response::new(Empty {}))
     }
 
+    async fn resize_replica(&self, request: Request<ResizeReplicaRequest>) -> Answer<Replica> {
+        let ResizeReplicaRequest { uuid, size } = request.into_inner();
+        let replica = on_node!(self, node => node.resize_replica(uuid, size).await).await.map_err(status)?;
+        Ok(Response::new(replica_v1(replica)))
+    }
+
+    async fn resize_nexus(&self, request: Request<ResizeNexusRequest>) -> Answer<Nexus> {
+        let ResizeNexusRequest { uuid, size } = request.into_inner();
+        let nexus = on_node!(self, node => node.resize_nexus(uuid, size).await).await.map_err(status)?;
+        Ok(Response::new(nexus_v1(nexus)))
+    }
+
     async fn create_nexus(&self, request: Request<CreateNexusRequest>) -> Answer<Nexus> {
         let CreateNexusRequest { uuid, size, children, ledger, managed } = request.into_inner();
         let request = CreateNexus { uuid, size, children, ledger: ledger.map(ledger_from_v1), managed };
