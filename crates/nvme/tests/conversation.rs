@@ -74,7 +74,10 @@ fn identify_says_what_the_control_plane_relies_on() {
     assert_eq!(namespace.nguid, UUID.to_be_bytes());
     let (_, list) = admin.ok(&mut world, identify(cns::DESCRIPTORS, 1), &[]);
     let uuid = UUID.to_be_bytes();
-    assert_eq!(parse_descriptor_list(&list), [Descriptor::Uuid(uuid), Descriptor::Nguid(uuid)]);
+    let eui64 = [0x46, 0x44, 0x44, 0x44, 0x44, 0x44, 0xcc, 0xcc];
+    assert_eq!(namespace.eui64, eui64);
+    let descriptors = [Descriptor::Uuid(uuid), Descriptor::Nguid(uuid), Descriptor::Eui64(eui64)];
+    assert_eq!(parse_descriptor_list(&list), descriptors);
     let (_, list) = admin.ok(&mut world, identify(cns::ACTIVE_NAMESPACES, 0), &[]);
     assert_eq!(&list[..8], [1, 0, 0, 0, 0, 0, 0, 0]);
     let (_, list) = admin.ok(&mut world, identify(cns::ACTIVE_NAMESPACES, 1), &[]);
@@ -371,4 +374,55 @@ fn a_change_of_the_namespace_is_told_once_until_it_is_read() {
         other => panic!("{other:?}"),
     }
     assert_eq!(admin.ok(&mut world, abort(1234), &[]).0, 1);
+}
+
+/// Abort: what waits for its turn ends at once; what the host is sending data for, or the disk works on, ends as it would.
+#[test]
+fn commands_that_wait_can_be_aborted() {
+    let mut world = World::with_volume();
+    let (mut admin, mut queue) = joined(&mut world);
+    let len = 1u32 << 20;
+    let flagged = |sqe: Sqe, cid: u16| Sqe { cid: cid.into(), flags: 0x40, ..sqe };
+    for cid in 0..20 {
+        let capsule = queue.capsule(flagged(io(op::WRITE, 0, len / 512, Sgl::transport(len)), cid), &[]);
+        queue.send(&mut world, &capsule);
+    }
+    let asked = queue.said(&mut world);
+    assert_eq!(asked.len(), 16, "four wait for room");
+    let abort =
+        |queue: u32, cid: u32| Sqe { opcode: admin::ABORT, cdw10: (cid << 16 | queue).into(), ..Sqe::default() };
+    let responses = |said: Vec<Said>| -> Vec<(u16, Status)> {
+        said.iter()
+            .filter_map(|s| if let Said::Response(r) = s { Some((r.cid.get(), r.status())) } else { None })
+            .collect()
+    };
+    assert_eq!(admin.ok(&mut world, abort(1, 17), &[]).0, 0);
+    assert_eq!(responses(queue.said(&mut world)), [(17, Status::ABORT_REQUESTED)]);
+    // Again, being received, another queue, no such queue, never sent.
+    for (of, cid) in [(1, 17), (1, 3), (0, 18), (7, 18), (1, 900)] {
+        assert_eq!(admin.ok(&mut world, abort(of, cid), &[]).0, 1, "queue {of}, command {cid}");
+    }
+    world.prompt = false;
+    let mut ended = Vec::new();
+    let mut asked: std::collections::VecDeque<Said> = asked.into();
+    while let Some(said) = asked.pop_front() {
+        match said {
+            Said::R2t(r2t) => {
+                let data = queue.h2c(r2t, true, &pattern(len as usize, 1));
+                queue.send(&mut world, &data);
+                // At the disk by now.
+                assert_eq!(admin.ok(&mut world, abort(1, r2t.cid.into()), &[]).0, 1);
+                world.answer_all();
+            }
+            Said::Response(response) => ended.push((response.cid.get(), response.status())),
+            other => panic!("{other:?}"),
+        }
+        asked.extend(queue.said(&mut world));
+    }
+    ended.sort_unstable_by_key(|(cid, _)| *cid);
+    let expected: Vec<(u16, Status)> = (0..20).filter(|cid| *cid != 17).map(|cid| (cid, Status::SUCCESS)).collect();
+    assert_eq!(ended, expected, "each is answered once");
+    // The queue goes on.
+    world.prompt = true;
+    queue.ok(&mut world, io(op::READ, 0, 1, Sgl::transport(512)), &[]);
 }

@@ -65,6 +65,9 @@ impl Target {
 
     /// The size of a served disk has changed.
     pub fn resize(&mut self, id: ExportId, geometry: Geometry) {
+        if self.lun(id).unit.geometry == geometry {
+            return;
+        }
         self.lun(id).unit.geometry = geometry;
         for session in self.sessions_of(id) {
             self.connection(session).attention(Sense::CAPACITY_CHANGED);

@@ -5,7 +5,7 @@ use block::{Buf, Data, Request, limits};
 use super::controller::{Controller, State};
 use super::pages::{Page, log_len};
 use super::slots::{DiskKind, Work};
-use super::{ConnectionId, Outbox, Target};
+use super::{ConnectionId, Effect, Outbox, Target};
 use crate::Status;
 use crate::command::{Sqe, admin, feature};
 use crate::fabrics::{ConnectData, ConnectSqe, PropertySqe, VERSION_2_0, cc, kind, property};
@@ -181,7 +181,7 @@ impl Target {
                 self.report_events(number, out);
                 Ok(Answer::Later)
             }
-            admin::ABORT => Ok(self.abort(id, sqe)),
+            admin::ABORT => Ok(self.abort(id, sqe, out)),
             admin::GET_FEATURES => controller.get_feature(sqe),
             admin::SET_FEATURES => self.set_feature(number, sqe, data, out),
             admin::IDENTIFY => self.page(number)?.identify(sqe).map(Answer::Data),
@@ -215,17 +215,24 @@ impl Target {
         }
     }
 
-    /// Abort (Base 5.1): event requests can be aborted; what is at a disk can not. Bit 0 of the result: not aborted.
-    fn abort(&mut self, id: ConnectionId, sqe: &Sqe) -> Answer {
+    /// Abort (Base 5.1). What can be aborted: event requests, and commands whose payload was not asked for yet. What the
+    /// device works on, or the host is sending data for, ends as it would have. Bit 0 of the result: not aborted. The aborted
+    /// command is answered first.
+    fn abort(&mut self, id: ConnectionId, sqe: &Sqe, out: &mut Outbox) -> Answer {
+        const NOT_ABORTED: u64 = 1;
         let (queue, cid) = (sqe.cdw10.get() as u16, (sqe.cdw10.get() >> 16) as u16);
-        let victim = self.connection(id).slots.find(cid).filter(|_| queue == 0);
-        if let (Some(victim), Ok(controller)) = (victim, self.controller_of(id))
-            && controller.events.remove_request(victim)
-        {
-            self.connection(id).answer(victim, 0, Status::ABORT_REQUESTED);
-            return Answer::Done(0);
+        let Ok(controller) = self.controller_of(id) else { return Answer::Done(NOT_ABORTED) };
+        let Some(theirs) = controller.queues.get(&queue).copied() else { return Answer::Done(NOT_ABORTED) };
+        let Some(victim) = self.connection(theirs).slots.find(cid) else { return Answer::Done(NOT_ABORTED) };
+        let is_event = queue == 0 && self.controller_of(id).is_ok_and(|c| c.events.remove_request(victim));
+        if !is_event && !self.connection(theirs).slots.forget_queued(victim) {
+            return Answer::Done(NOT_ABORTED);
         }
-        Answer::Done(1)
+        self.connection(theirs).answer(victim, 0, Status::ABORT_REQUESTED);
+        if theirs != id {
+            out.push(Effect::Wake(theirs));
+        }
+        Answer::Done(0)
     }
 }
 

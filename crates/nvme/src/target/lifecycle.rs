@@ -58,8 +58,12 @@ impl Target {
         }
     }
 
-    /// The size of a served namespace has changed.
+    /// The size of a served namespace may have changed: hosts that asked for it are told (Base 5.2, Namespace Attribute
+    /// Changed).
     pub fn resize(&mut self, id: SubsystemId, geometry: Geometry, out: &mut Outbox) {
+        if self.subsystems[id.0 as usize].geometry == geometry {
+            return;
+        }
         self.subsystems[id.0 as usize].geometry = geometry;
         for controller in self.controllers_of(|c| c.subsystem == Some(id)) {
             if let Some(c) = self.controllers.get_mut(&controller) {

@@ -73,7 +73,8 @@ impl Page<'_> {
             cns::ACTIVE_NAMESPACES => active_namespaces(nsid),
             cns::DESCRIPTORS => {
                 let uuid = namespace()?.uuid.into_bytes();
-                Ok(descriptor_list(&[Descriptor::Uuid(uuid), Descriptor::Nguid(uuid)]))
+                let eui64 = eui64_of(&uuid);
+                Ok(descriptor_list(&[Descriptor::Uuid(uuid), Descriptor::Nguid(uuid), Descriptor::Eui64(eui64)]))
             }
             cns::INDEPENDENT_NAMESPACE => {
                 namespace()?;
@@ -278,7 +279,16 @@ fn identify_namespace(subsystem: &Subsystem) -> IdentifyNamespace {
     page.dlfeat = 0b1001;
     page.nvmcap = u128::from(geometry.bytes().0).into();
     page.nguid = subsystem.uuid.into_bytes();
+    page.eui64 = eui64_of(&page.nguid);
     page
+}
+
+/// The namespace's EUI64: made from its UUID, always the same, and marked as assigned locally (RFC 4291, appendix A: the
+/// universal/local bit). We own no range of identifiers that are assigned globally.
+fn eui64_of(uuid: &[u8; 16]) -> [u8; 8] {
+    let mut id: [u8; 8] = std::array::from_fn(|i| uuid[i] ^ uuid[i + 8]);
+    id[0] = id[0] & !1 | 2;
+    id
 }
 
 fn health(subsystem: &Subsystem) -> HealthLog {

@@ -24,7 +24,7 @@ pub(super) enum Pending {
 ///
 /// ```text
 ///  capsule ──┬──────────────────────────────► AtDisk ──► answered (Free)
-///            ├─► Queued ──► Receiving ──┬───► AtDisk
+///            ├─► Queued ──► Receiving ──┬───► AtDisk    (Queued, aborted ──► answered)
 ///            │                          └───► answered
 ///            ├─► Held (a Connect that waits for another association's end) ──► answered
 ///            └─► Event (until something happens) ──► answered
@@ -176,6 +176,16 @@ impl Slots {
         self.cids[usize::from(slot)] = FREE;
         self.free.push(slot);
         self.set(slot, Work::Free)
+    }
+    /// Takes a command out of those that wait for room; whether it was one of them. It still has to be answered.
+    pub fn forget_queued(&mut self, slot: u16) -> bool {
+        let waiting = self.queued.len();
+        self.queued.retain(|waiting| *waiting != slot);
+        let is_queued = self.queued.len() < waiting;
+        if is_queued {
+            self.set(slot, Work::New);
+        }
+        is_queued
     }
     /// Commands that the disk works on.
     pub fn at_disk(&self) -> usize {
