@@ -213,7 +213,7 @@ fn pool(p: &v1::Pool) -> plan::Pool {
 }
 
 fn replica(r: &v1::Replica) -> SeenReplica {
-    SeenReplica { pool: r.pool.clone(), online: r.state != "faulted", shared: r.shared }
+    SeenReplica { pool: r.pool.clone(), online: r.state != "faulted", shared: r.shared, size: Bytes(r.size) }
 }
 
 fn nexus(n: &v1::Nexus, old: Option<&plan::Nexus>, now_ms: u64) -> plan::Nexus {
@@ -239,6 +239,7 @@ fn nexus(n: &v1::Nexus, old: Option<&plan::Nexus>, now_ms: u64) -> plan::Nexus {
         state,
         since_ms,
         published: !n.device_uri.is_empty(),
+        size: Bytes(n.size),
         children: n.children.iter().filter_map(child).collect(),
     }
 }

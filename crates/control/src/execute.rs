@@ -161,6 +161,15 @@ async fn call(inner: &Arc<Inner>, mut client: Engine, action: &Action, volume: &
             let reply = client.share_replica(request).await?;
             inner.cluster.lock().take_replica(node, reply.into_inner());
         }
+        Action::ResizeReplica { replica, pool, size, .. } => {
+            let request = v1::ResizeReplicaRequest { uuid: replica.to_string(), size: size.0 };
+            let reply = client.resize_replica(request).await?;
+            inner.cluster.lock().take_replica(&pool.node, reply.into_inner());
+        }
+        Action::ResizeNexus { node, size, .. } => {
+            let request = v1::ResizeNexusRequest { uuid: id.to_string(), size: size.0 };
+            take_nexus(node, client.resize_nexus(request).await?);
+        }
         Action::DestroyReplica { replica, node, .. } => {
             gone_is_fine(client.destroy_replica(v1::ReplicaName { uuid: replica.to_string() }).await)?;
             inner.cluster.lock().drop_replica(node, *replica);
@@ -251,6 +260,10 @@ async fn tell(inner: &Arc<Inner>, action: &Action, volume: &Volume) {
         Action::OpenNexus { node, children, .. } => {
             ("volume-opened", format!("{name} was opened on {node} with {} copies", children.len()))
         }
+        Action::ResizeReplica { pool, size, .. } => {
+            ("replica-grown", format!("the copy of {name} in {pool} has {}", crate::words::bytes(size.0)))
+        }
+        Action::ResizeNexus { size, .. } => ("volume-grown", format!("{name} has {}", crate::words::bytes(size.0))),
         Action::SetTarget { node, .. } if opened => ("volume-moved", format!("{name} moves to {node}")),
         Action::Publish { node, .. } => ("volume-published", format!("{name} is published on {node}")),
         Action::Unpublish { node, .. } => ("volume-unpublished", format!("{name} is not published on {node} any more")),

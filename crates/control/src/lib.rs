@@ -21,6 +21,7 @@ mod nodes;
 mod reconcile;
 mod record;
 mod registry;
+mod resize;
 mod rest;
 mod service;
 mod state;

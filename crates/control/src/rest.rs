@@ -64,6 +64,7 @@ impl Rest {
         calls::publish_volume,
         calls::unpublish_volume,
         calls::set_replica_count,
+        calls::resize_volume,
         calls::list_events,
         calls::history,
         watch::watch,
@@ -89,6 +90,7 @@ fn api() -> Router<Rest> {
         .route("/v1/volumes/{volume}/publish", post(calls::publish_volume))
         .route("/v1/volumes/{volume}/unpublish", post(calls::unpublish_volume))
         .route("/v1/volumes/{volume}/replicas", put(calls::set_replica_count))
+        .route("/v1/volumes/{volume}/size", put(calls::resize_volume))
         .route("/v1/events", get(calls::list_events))
         .route("/v1/history", get(calls::history))
         .route("/v1/watch", get(watch::watch))

@@ -17,12 +17,12 @@ use uuid::Uuid;
 use crate::reconcile::look;
 use crate::state::Fate;
 use crate::store::StoreError;
-use crate::{Inner, hosts, nodes, words};
+use crate::{Inner, hosts, nodes, resize, words};
 
 /// How often a watcher is told, at most.
 const WATCH_PAUSE: Duration = Duration::from_millis(200);
 /// The largest volume: what a 64-bit block address of 512-byte blocks and the label leave is more; this is a sane bound.
-const LARGEST: u64 = 1 << 50;
+pub(crate) const LARGEST: u64 = 1 << 50;
 
 /// See the module.
 pub(crate) struct Service {
@@ -413,6 +413,30 @@ impl v1::control_server::Control for Service {
         .await?;
         let text = format!("volume {name} shall have {replicas} replicas");
         self.inner.events.note("volume-changed", format!("volume/{name}"), text).await;
+        self.describe(id, &name)
+    }
+
+    async fn resize_volume(&self, request: Request<v1::ResizeVolumeRequest>) -> Result<Response<v1::Volume>, Status> {
+        let v1::ResizeVolumeRequest { name, size } = request.into_inner();
+        let id = self.id_of(&name)?;
+        resize::check(&self.inner, id, &name, size)?;
+        let mut before = 0;
+        self.wish(id, &name, |volume| {
+            // Somebody else may have asked for more meanwhile.
+            resize::check_larger(volume, size)?;
+            before = volume.size.0;
+            volume.size = Bytes(size);
+            Ok(())
+        })
+        .await?;
+        if before != size {
+            let text = format!("volume {name} shall grow from {} to {}", words::bytes(before), words::bytes(size));
+            self.inner.events.note("volume-changed", format!("volume/{name}"), text).await;
+        }
+        if !self.wait(id, |v| v.is_none_or(|v| v.usable >= size)).await {
+            let reason = words::volume(&self.inner, id).map(|v| v.reason).unwrap_or_default();
+            return Err(Status::unavailable(format!("volume {name} has not grown yet; it will: {reason}")));
+        }
         self.describe(id, &name)
     }
 

@@ -156,6 +156,10 @@ impl Scene<'_> {
             "offline" | "faulted" => self.why_closed(id, v, wire),
             _ => self.why_degraded(v, wire, &standings),
         };
+        let usable = nexus.map_or(0, |n| n.size.0);
+        if (1..v.size.0).contains(&usable) && v.life == Life::Wanted {
+            reasons.doing.push(format!("it grows from {} to {}", bytes(usable), bytes(v.size.0)));
+        }
         if let Some(t) = trouble {
             let next = t.until_ms.saturating_sub(self.now_ms);
             let when = if next == 0 { "now".to_owned() } else { format!("in {}", duration(next + 999)) };
@@ -184,6 +188,7 @@ impl Scene<'_> {
             replicas: v.copies.keys().map(|r| self.replica(*r, v, nexus, wire)).collect(),
             generation: v.ledger.as_ref().map_or(0, |l| l.generation.0),
             hosts: v.hosts.iter().map(host).collect(),
+            usable,
         }
     }
 

@@ -231,6 +231,55 @@ fn the_number_of_copies_follows_the_wish() {
 }
 
 #[test]
+fn a_volume_grows_replicas_first_and_what_cannot_be_is_said() {
+    let (world, _store, runtime) = begin(3);
+    runtime.block_on(async {
+        let mut client = world.client().await;
+        let made = client.create_volume(new_volume("data", 2)).await.unwrap().into_inner();
+        assert_eq!(made.usable, made.size);
+        let resize = |size: u64| v1::ResizeVolumeRequest { name: "data".into(), size };
+        let grown = client.resize_volume(resize(made.size + (8 << 20))).await.unwrap().into_inner();
+        assert_eq!((grown.usable, grown.size), (made.size + (8 << 20), made.size + (8 << 20)));
+        let again = client.resize_volume(resize(grown.size)).await.unwrap().into_inner();
+        assert_eq!(again.usable, grown.size);
+        for (size, code, word) in [
+            (made.size, Code::InvalidArgument, "shrink"),
+            (grown.size + 1, Code::InvalidArgument, "4096"),
+            (0, Code::InvalidArgument, "4096"),
+            (1 << 49, Code::ResourceExhausted, "pool node-"),
+        ] {
+            let refused = client.resize_volume(resize(size)).await.unwrap_err();
+            assert!(refused.code() == code && refused.message().contains(word), "{size}: {refused:?}");
+        }
+        let none = v1::ResizeVolumeRequest { name: "none".into(), size: 4096 };
+        assert_eq!(client.resize_volume(none).await.unwrap_err().code(), Code::NotFound);
+        let volume = client.get_volume(v1::VolumeName { name: "data".into() }).await.unwrap().into_inner();
+        assert_eq!(volume.size, grown.size, "what was refused is not wished");
+    });
+    world.assert_no_offence();
+}
+
+/// A copy whose node is away grows when it is back, before it is added again.
+#[test]
+fn a_copy_that_was_away_grows_before_it_comes_back() {
+    let (world, _store, runtime) = begin(2);
+    runtime.block_on(async {
+        let mut client = world.client().await;
+        let made = client.create_volume(new_volume("data", 2)).await.unwrap().into_inner();
+        let target = world.nexus_nodes()[0].clone();
+        let away = made.replicas.iter().map(|r| r.node.clone()).find(|n| *n != target).expect("another node");
+        world.kill(&away);
+        world.volume("data", "degraded", |v| v.state == "degraded").await;
+        let request = v1::ResizeVolumeRequest { name: "data".into(), size: made.size + (8 << 20) };
+        client.resize_volume(request).await.unwrap();
+        world.start(&away);
+        let volume = world.volume("data", "whole again", whole).await;
+        assert_eq!(volume.usable, made.size + (8 << 20));
+    });
+    world.assert_no_offence();
+}
+
+#[test]
 fn a_volume_that_lost_all_but_one_copy_lives_and_one_that_lost_all_comes_back() {
     let (world, _store, runtime) = begin(3);
     runtime.block_on(async {

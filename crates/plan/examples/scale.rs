@@ -45,11 +45,12 @@ fn cluster(nodes: u64, volumes: u64) -> (Desired, Observed) {
             let pool = PoolId { node: node(*home), pool: "pool".into() };
             copies.insert(copy, Replica { pool, life: ReplicaLife::Member });
             children.insert(copy, Child { state: ChildState::Online, since_ms: 0 });
-            let seen = SeenReplica { pool: "pool".into(), online: true, shared: k > 0 };
+            let seen =
+                SeenReplica { pool: "pool".into(), online: true, shared: k > 0, size: plan::replica_size(Bytes(GIB)) };
             observed.nodes.get_mut(&node(*home)).expect("it exists").replicas.insert(copy, seen);
         }
         let target = node(homes[0]);
-        let nexus = Nexus { state: NexusState::Online, since_ms: 0, published: true, children };
+        let nexus = Nexus { state: NexusState::Online, since_ms: 0, published: true, size: Bytes(GIB), children };
         observed.nodes.get_mut(&target).expect("it exists").nexuses.insert(id, nexus);
         let volume = Volume {
             name: format!("volume-{v}"),

@@ -43,6 +43,26 @@ pub enum Action {
         /// Whether other nodes shall be able to use it.
         share: bool,
     },
+    /// Node: make the copy larger.
+    ResizeReplica {
+        /// Whose copy.
+        volume: Uuid,
+        /// Which copy.
+        replica: Uuid,
+        /// Where it is.
+        pool: PoolId,
+        /// Its new size, volume and label.
+        size: Bytes,
+    },
+    /// Node: make the volume larger, for its clients too. Its copies have the room.
+    ResizeNexus {
+        /// Which volume.
+        volume: Uuid,
+        /// Where: the target.
+        node: String,
+        /// Its new size.
+        size: Bytes,
+    },
     /// Store: the copy, which never held data, is not wanted.
     Discard {
         /// Whose copy.
@@ -157,6 +177,8 @@ impl Action {
             Action::Place { volume, .. }
             | Action::CreateReplica { volume, .. }
             | Action::ShareReplica { volume, .. }
+            | Action::ResizeReplica { volume, .. }
+            | Action::ResizeNexus { volume, .. }
             | Action::Discard { volume, .. }
             | Action::Retire { volume, .. }
             | Action::Reinstate { volume, .. }
@@ -177,11 +199,12 @@ impl Action {
     /// The node that has to carry it out; none when only records change.
     pub fn node(&self) -> Option<&str> {
         match self {
-            Action::CreateReplica { pool, .. } => Some(&pool.node),
+            Action::CreateReplica { pool, .. } | Action::ResizeReplica { pool, .. } => Some(&pool.node),
             Action::ShareReplica { node, .. }
             | Action::DestroyReplica { node, .. }
             | Action::OpenNexus { node, .. }
             | Action::CloseNexus { node, .. }
+            | Action::ResizeNexus { node, .. }
             | Action::Publish { node, .. }
             | Action::Unpublish { node, .. }
             | Action::AddChild { node, .. }
@@ -198,6 +221,10 @@ impl fmt::Display for Action {
             Action::CreateReplica { replica, pool, .. } => write!(f, "create replica {replica} in {pool}"),
             Action::ShareReplica { replica, node, share: true, .. } => write!(f, "share replica {replica} on {node}"),
             Action::ShareReplica { replica, node, .. } => write!(f, "unshare replica {replica} on {node}"),
+            Action::ResizeReplica { replica, pool, size, .. } => {
+                write!(f, "grow replica {replica} in {pool} to {size} bytes")
+            }
+            Action::ResizeNexus { node, size, .. } => write!(f, "grow the nexus on {node} to {size} bytes"),
             Action::Discard { replica, .. } => write!(f, "discard replica {replica}"),
             Action::Retire { replica, .. } => write!(f, "retire replica {replica}"),
             Action::Reinstate { replica, .. } => write!(f, "take replica {replica} back"),

@@ -9,6 +9,7 @@
 
 mod action;
 pub mod farewell;
+mod grow;
 mod model;
 mod place;
 pub mod safety;

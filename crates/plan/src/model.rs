@@ -18,7 +18,7 @@ pub struct Desired {
 pub struct Volume {
     /// What people call it.
     pub name: String,
-    /// Usable bytes.
+    /// Usable bytes; what clients have may still be less.
     pub size: Bytes,
     /// How many copies are wanted, 1 to 16.
     pub replicas: u32,
@@ -203,6 +203,8 @@ pub struct SeenReplica {
     pub online: bool,
     /// Whether other nodes can use it.
     pub shared: bool,
+    /// Its size.
+    pub size: Bytes,
 }
 
 /// The health of a nexus.
@@ -225,6 +227,8 @@ pub struct Nexus {
     pub since_ms: u64,
     /// Whether it is exported.
     pub published: bool,
+    /// What its clients have.
+    pub size: Bytes,
     /// Its children, by the replica's uuid.
     pub children: BTreeMap<Uuid, Child>,
 }

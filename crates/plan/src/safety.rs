@@ -3,6 +3,7 @@
 //! It is asked twice, by the planner and again right before the action is carried out, with what is known then. It
 //! shares no judgement with the planner: only the records and the reports count.
 
+use block::Bytes;
 use uuid::Uuid;
 
 use crate::{Action, ChildState, Desired, Life, Nexus, Observed, ReplicaLife, Volume};
@@ -62,6 +63,15 @@ pub fn allow(action: &Action, desired: &Desired, observed: &Observed) -> Result<
             }
             Ok(())
         }
+        Action::ResizeReplica { .. } | Action::ResizeNexus { .. } if deleting => refuse("the volume is being deleted"),
+        Action::ResizeReplica { replica, pool, size, .. } => match volume.copies.get(replica) {
+            Some(copy) if copy.pool == *pool => match observed.replica(&pool.node, *replica) {
+                Some(seen) if seen.size > *size => refuse(format!("replica {replica} has {} bytes", seen.size)),
+                _ => Ok(()),
+            },
+            _ => refuse(format!("replica {replica} is not the volume's")),
+        },
+        Action::ResizeNexus { node, size, .. } => resize(node, *size, id, volume, observed),
         Action::SetTarget { .. } if deleting => refuse("the volume is being deleted"),
         Action::ForgetVolume { .. } if !deleting || !volume.copies.is_empty() => {
             refuse("the volume still holds replicas, or is wanted")
@@ -137,6 +147,21 @@ fn add_child(replica: Uuid, node: &str, id: Uuid, volume: &Volume, observed: &Ob
     }
     if good_without(replica, volume, nexus, false) == 0 {
         return refuse("there is no good copy to rebuild from");
+    }
+    Ok(())
+}
+
+/// A nexus never shrinks, and grows only where its copies have the room: it refuses too, but is not to be asked in vain.
+fn resize(node: &str, size: Bytes, id: Uuid, volume: &Volume, observed: &Observed) -> Result<(), Refusal> {
+    if volume.target.as_deref() != Some(node) {
+        return refuse("that node is not the volume's target");
+    }
+    let Some(nexus) = observed.nexus(node, id) else { return refuse("the volume is not open there") };
+    if nexus.size > size || size > volume.size {
+        return refuse(format!("the volume has {} bytes and shall have {}", nexus.size, volume.size));
+    }
+    if !crate::grow::has_room(volume, nexus, observed) {
+        return refuse("a copy has no room for that yet");
     }
     Ok(())
 }

@@ -177,7 +177,11 @@ impl Case<'_> {
         let Some(target) = self.volume.target.as_deref().filter(|t| self.observed.is_online(t)) else { return actions };
         let unborn = members.iter().filter(|m| standings[m] == Standing::Unborn);
         actions.extend(unborn.map(|m| self.create(*m, target)));
-        if members.iter().all(|m| standings[m] == Standing::Ready) {
+        let small: Vec<Action> =
+            members.iter().filter_map(|m| crate::grow::enlarge(id, *m, self.volume, self.observed)).collect();
+        if !small.is_empty() {
+            actions.extend(small);
+        } else if members.iter().all(|m| standings[m] == Standing::Ready) {
             actions.extend(self.open(target, members));
         }
         actions
@@ -274,6 +278,9 @@ impl Case<'_> {
                 actions.extend(self.clean_up(*replica, r));
             }
         }
+        // Last: what has no room must not hold up a repair.
+        let more = crate::grow::grow(id, self.volume, nexus, target, self.observed);
+        actions.extend(more.into_iter().filter(|a| !actions.contains(a)).collect::<Vec<_>>());
         actions
     }
 
@@ -307,7 +314,8 @@ impl Case<'_> {
         }
         for replica in all(Ready).take(wanted.saturating_sub(busy)) {
             busy += 1;
-            actions.push(self.share_for(replica, target).unwrap_or_else(|| Action::AddChild {
+            let first = crate::grow::enlarge(id, replica, self.volume, self.observed);
+            actions.push(first.or_else(|| self.share_for(replica, target)).unwrap_or_else(|| Action::AddChild {
                 volume: id,
                 node: target.to_owned(),
                 replica,

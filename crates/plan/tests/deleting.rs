@@ -37,11 +37,20 @@ fn desired() -> Desired {
 
 fn node(reach: Reach, replica: Uuid, open: bool) -> Node {
     let pool = Pool { state: PoolState::Online, capacity: Bytes(1 << 30), committed: Bytes(0) };
-    let nexus = Nexus { state: NexusState::Online, since_ms: 1, published: false, children: BTreeMap::new() };
+    let nexus = Nexus {
+        state: NexusState::Online,
+        since_ms: 1,
+        published: false,
+        size: block::Bytes(0),
+        children: BTreeMap::new(),
+    };
     Node {
         reach,
         pools: BTreeMap::from([("p".to_owned(), pool)]),
-        replicas: BTreeMap::from([(replica, SeenReplica { pool: "p".into(), online: true, shared: true })]),
+        replicas: BTreeMap::from([(
+            replica,
+            SeenReplica { pool: "p".into(), online: true, shared: true, size: block::Bytes(0) },
+        )]),
         nexuses: if open { BTreeMap::from([(VOLUME, nexus)]) } else { BTreeMap::new() },
     }
 }

@@ -279,6 +279,14 @@ impl Operator {
                 let request = CreateNexus { uuid: name, size: volume.size.0, children: uris?, ledger, managed: true };
                 shared.call(from, to, |n| Box::pin(async move { n.create_nexus(request).await })).await?;
             }
+            Action::ResizeReplica { replica, size, .. } => {
+                let (replica, size) = (replica.to_string(), size.0);
+                shared.call(from, to, move |n| Box::pin(async move { n.resize_replica(replica, size).await })).await?;
+            }
+            Action::ResizeNexus { size, .. } => {
+                let size = size.0;
+                shared.call(from, to, move |n| Box::pin(async move { n.resize_nexus(name, size).await })).await?;
+            }
             Action::CloseNexus { .. } => {
                 let call = shared.call(from, to, |n| Box::pin(async move { n.destroy_nexus(name).await }));
                 gone_is_fine(call.await)?;

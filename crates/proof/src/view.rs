@@ -63,8 +63,12 @@ impl View {
         seen.missed = 0;
         node.pools = report.pools.iter().map(|p| (p.name.clone(), pool(p))).collect();
         let replica = |r: &engine::model::ReplicaInfo| {
-            let seen =
-                SeenReplica { pool: r.pool.clone(), online: r.state != Health::Faulted, shared: r.share.is_some() };
+            let seen = SeenReplica {
+                pool: r.pool.clone(),
+                online: r.state != Health::Faulted,
+                shared: r.share.is_some(),
+                size: Bytes(r.size),
+            };
             Some((r.uuid.parse().ok()?, seen))
         };
         node.replicas = report.replicas.iter().filter_map(replica).collect();
@@ -173,6 +177,7 @@ fn nexus(n: &NexusInfo, old: Option<&plan::Nexus>, now_ms: u64) -> plan::Nexus {
         state,
         since_ms: old.filter(|o| o.state == state).map_or(now_ms, |o| o.since_ms),
         published: !n.device_uri.is_empty(),
+        size: Bytes(n.size),
         children: n.children.iter().filter_map(child).collect(),
     }
 }

@@ -13,7 +13,7 @@ use tonic::Request;
 use utoipa::IntoParams;
 
 use super::Rest;
-use super::model::{Copies, Event, NewPool, NewVolume, Node, Pool, Publish, Status, Volume};
+use super::model::{Copies, Event, NewPool, NewVolume, Node, Pool, Publish, Size, Status, Volume};
 use super::problem::Problem;
 use crate::statistics::History;
 
@@ -230,6 +230,25 @@ pub async fn set_replica_count(
 ) -> Answer<Volume> {
     let request = v1::SetReplicaCountRequest { name, replicas };
     Ok(Json(rest.service.set_replica_count(Request::new(request)).await?.into_inner().into()))
+}
+
+/// Makes a volume larger, also while it is in use; hosts are told. It never shrinks.
+#[utoipa::path(
+    put, path = "/v1/volumes/{volume}/size", tag = "volumes", request_body = Size,
+    params(("volume" = String, Path, description = "Its name or uuid")),
+    responses(
+        (status = 200, body = Volume),
+        (status = "4XX", body = Problem, content_type = "application/problem+json"),
+        (status = "5XX", body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub async fn resize_volume(
+    State(rest): State<Rest>,
+    In(name): In<String>,
+    Body(Size { size }): Body<Size>,
+) -> Answer<Volume> {
+    let request = v1::ResizeVolumeRequest { name, size };
+    Ok(Json(rest.service.resize_volume(Request::new(request)).await?.into_inner().into()))
 }
 
 /// How many events can be asked for.

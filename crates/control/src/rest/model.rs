@@ -168,8 +168,10 @@ pub struct Volume {
     pub name: String,
     /// Its identity.
     pub uuid: String,
-    /// Usable bytes.
+    /// Usable bytes, as asked.
     pub size: u64,
+    /// What clients have now: less while it grows, 0 while it is not open.
+    pub usable: u64,
     /// How many copies are wanted.
     pub replicas_wanted: u32,
     /// Whether its copies take space only when written.
@@ -249,6 +251,16 @@ pub struct Copies {
     #[schema(minimum = 1, maximum = 16)]
     #[serde(deserialize_with = "whole")]
     pub replicas: u32,
+}
+
+/// How large a volume is to be.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    /// Usable bytes: a multiple of 4096, not less than it has.
+    #[schema(minimum = 4096, maximum = 1_125_899_906_842_624_u64, multiple_of = 4096)]
+    #[serde(deserialize_with = "whole")]
+    pub size: u64,
 }
 
 /// Everything.
@@ -338,6 +350,7 @@ impl From<v1::Volume> for Volume {
             name: v.name,
             uuid: v.uuid,
             size: v.size,
+            usable: v.usable,
             replicas_wanted: v.replicas_wanted,
             thin: v.thin,
             state,

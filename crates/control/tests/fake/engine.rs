@@ -310,6 +310,49 @@ impl Engine for Service {
         Ok(Response::new(self.replica(&r.uuid, replica)))
     }
 
+    async fn resize_replica(&self, request: Request<v1::ResizeReplicaRequest>) -> Reply<v1::Replica> {
+        let r = request.into_inner();
+        let mut all = self.world.lock();
+        let node = all.nodes.get_mut(&self.id).unwrap();
+        let replica = node.replicas.get(&r.uuid).ok_or_else(|| Status::not_found("no such replica"))?;
+        if r.size < replica.size {
+            return Err(Status::invalid_argument("it cannot shrink"));
+        }
+        let used: u64 = node.replicas.values().filter(|o| o.pool == replica.pool).map(|o| o.size).sum();
+        if used - replica.size + r.size > node.pools[&replica.pool] {
+            return Err(Status::resource_exhausted(format!("pool {} is full", replica.pool)));
+        }
+        node.changes += 1;
+        let replica = node.replicas.get_mut(&r.uuid).expect("just seen");
+        replica.size = r.size;
+        Ok(Response::new(self.replica(&r.uuid, replica)))
+    }
+
+    async fn resize_nexus(&self, request: Request<v1::ResizeNexusRequest>) -> Reply<v1::Nexus> {
+        let r = request.into_inner();
+        let uris: Vec<String> = {
+            let all = self.world.lock();
+            let nexus = all.nodes[&self.id].nexuses.get(&r.uuid).ok_or_else(|| Status::not_found("no such nexus"))?;
+            let open = |c: &&FakeChild| c.state != v1::ChildState::ChildFaulted;
+            nexus.children.iter().filter(open).map(|c| c.uri.clone()).collect()
+        };
+        for uri in uris {
+            let mut all = self.world.lock();
+            let room = all.reach(&self.id, &uri).map(|replica| replica.size);
+            if room.is_some_and(|room| room < plan::replica_size(block::Bytes(r.size)).0) {
+                all.offences.push(format!("the nexus was to grow over {uri}, which has no room"));
+                return Err(Status::invalid_argument(format!("{uri} has no room")));
+            }
+        }
+        self.change(&r.uuid, |n| {
+            if r.size < n.size {
+                return Err(Status::invalid_argument("it cannot shrink"));
+            }
+            n.size = r.size;
+            Ok(())
+        })
+    }
+
     async fn destroy_replica(&self, request: Request<v1::ReplicaName>) -> Reply<v1::Empty> {
         let uuid = request.into_inner().uuid;
         let mut all = self.world.lock();

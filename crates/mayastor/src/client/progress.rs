@@ -46,6 +46,29 @@ pub fn line(rebuild: &v1::Rebuild, output: &Output) -> String {
     text + ")"
 }
 
+/// Something that takes a while and does not say how far it is: a spinner on a terminal, nothing elsewhere.
+pub struct Waiting(Option<ProgressBar>);
+
+impl Waiting {
+    /// Begins to turn.
+    pub fn start(output: Output, text: &str) -> Waiting {
+        let draw = output::is_terminal() && !output.quiet && output.format == output::Format::Table;
+        Waiting(draw.then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_style(ProgressStyle::with_template("{spinner} {msg} ({elapsed})").expect("a valid template"));
+            bar.set_message(text.to_owned());
+            bar.enable_steady_tick(std::time::Duration::from_millis(100));
+            bar
+        }))
+    }
+    /// Goes away.
+    pub fn end(&mut self) {
+        if let Some(bar) = self.0.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
 /// Several works in progress, by name.
 pub struct Progress {
     output: Output,

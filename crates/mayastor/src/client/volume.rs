@@ -108,6 +108,21 @@ pub enum Command {
         #[arg(short, long)]
         wait: bool,
     },
+    /// Make a volume larger, also while it is in use; it never shrinks
+    #[command(
+        after_help = "Hosts see the new size at once; a file system on the volume is grown there (resize2fs, xfs_growfs).
+
+Examples:
+  mayastor volume resize data --size 20GiB"
+    )]
+    Resize {
+        /// Its name or uuid
+        #[arg(value_name = "NAME")]
+        name: String,
+        /// Its new size, such as 20GiB
+        #[arg(short, long, value_name = "SIZE", value_parser = size::parse)]
+        size: u64,
+    },
     /// Write a disk image to the beginning of a volume
     #[command(after_help = "Examples:
   mayastor volume import disk.img data")]
@@ -178,6 +193,14 @@ pub async fn run(command: Command, client: &Client) -> Done {
             let volume = control.check(control.v1().set_replica_count(request).await)?;
             let verb = format!("Set {replicas} {} for", if replicas == 1 { "replica" } else { "replicas" });
             finish(volume, &verb, wait, client).await
+        }
+        Command::Resize { name, size } => {
+            let mut progress = progress::Waiting::start(*output, &format!("Growing volume {name}"));
+            let grown = control.v1().resize_volume(v1::ResizeVolumeRequest { name, size }).await;
+            progress.end();
+            let volume = control.check(grown)?;
+            let text = format!("Volume {} has {} now", volume.name, output.size(volume.usable));
+            output.made(&volume, &volume.name, text)
         }
     }
 }

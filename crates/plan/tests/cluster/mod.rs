@@ -51,6 +51,8 @@ pub struct Cluster {
     pub desired: Desired,
     machines: BTreeMap<String, Machine>,
     absent: BTreeMap<Uuid, u64>,
+    /// What clients of each volume have.
+    sizes: BTreeMap<Uuid, u64>,
     /// The last acknowledged write of each volume.
     acked: BTreeMap<Uuid, u64>,
     now_ms: u64,
@@ -72,6 +74,7 @@ impl Cluster {
             desired: Desired::default(),
             machines: (0..nodes).map(|n| (format!("node-{n}"), machine(n))).collect(),
             absent: BTreeMap::new(),
+            sizes: BTreeMap::new(),
             acked: BTreeMap::new(),
             now_ms: 1_000_000,
             seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
@@ -150,6 +153,7 @@ impl Cluster {
             2 => volume.publish = Publish::No,
             3 => volume.publish = Publish::Anywhere,
             4 if volume.publish == Publish::No => volume.publish = Publish::On(node),
+            5 if volume.size.0 < 20 * MIB => volume.size.0 += 3 * MIB,
             _ => volume.replicas = count,
         }
     }
@@ -396,16 +400,17 @@ impl Cluster {
             let pools = m.pools.iter().map(|(p, size)| {
                 (p.clone(), Pool { state: PoolState::Online, capacity: Bytes(*size), committed: Bytes(used(p)) })
             });
-            let replicas = m
-                .copies
-                .iter()
-                .map(|(id, c)| (*id, SeenReplica { pool: c.pool.clone(), online: true, shared: c.shared }));
+            let replicas = m.copies.iter().map(|(id, c)| {
+                let size = Bytes(c.size);
+                (*id, SeenReplica { pool: c.pool.clone(), online: true, shared: c.shared, size })
+            });
             let nexuses = m.mirrors.iter().map(|(id, x)| {
                 let children = x.children.iter().map(|(id, c)| (*id, Child { state: c.0, since_ms: c.1 }));
                 let nexus = Nexus {
                     state: x.state,
                     since_ms: x.since_ms,
                     published: x.published,
+                    size: Bytes(self.sizes[id]),
                     children: children.collect(),
                 };
                 (*id, nexus)
@@ -485,6 +490,10 @@ impl Cluster {
                     return false;
                 }
                 let Some(mirror) = self.open(node, id, children.clone()) else { return false };
+                let size = self.desired.volumes[&id].size.0;
+                let size = *self.sizes.entry(id).or_insert(size);
+                let fits = |c: &Uuid| self.find_size(*c).is_none_or(|has| has >= replica_size(Bytes(size)).0);
+                assert!(children.iter().all(fits), "opened with a copy that is too small");
                 self.machines.get_mut(node).unwrap().mirrors.insert(id, mirror);
             }
             Action::AddChild { replica, node, .. } => {
@@ -494,6 +503,10 @@ impl Cluster {
             _ => return self.node_action(action, action.node().unwrap()),
         }
         true
+    }
+
+    fn find_size(&self, copy: Uuid) -> Option<u64> {
+        self.machines.values().find_map(|m| m.copies.get(&copy)).map(|c| c.size)
     }
 
     fn node_action(&mut self, action: &Action, node: &str) -> bool {
@@ -513,6 +526,19 @@ impl Cluster {
                 Some(copy) => copy.shared = *share,
                 None => return false,
             },
+            Action::ResizeReplica { replica, size, .. } => match machine.copies.get_mut(replica) {
+                Some(copy) => copy.size = copy.size.max(size.0),
+                None => return false,
+            },
+            Action::ResizeNexus { size, .. } => {
+                let Some(mirror) = machine.mirrors.get(&id) else { return false };
+                let closed = |s: ChildState| matches!(s, ChildState::Faulted | ChildState::Offline);
+                let open: Vec<Uuid> = mirror.children.iter().filter(|(_, c)| !closed(c.0)).map(|(id, _)| *id).collect();
+                for copy in open {
+                    assert!(self.find_size(copy).is_none_or(|has| has >= replica_size(*size).0), "a copy is too small");
+                }
+                self.sizes.insert(id, size.0);
+            }
             Action::DestroyReplica { replica, .. } => drop(machine.copies.remove(replica)),
             Action::CloseNexus { .. } => drop(machine.mirrors.remove(&id)),
             Action::Publish { .. } | Action::Unpublish { .. } => match machine.mirrors.get_mut(&id) {
@@ -520,7 +546,11 @@ impl Cluster {
                 None => return false,
             },
             Action::AddChild { replica, .. } => {
-                let Some(mirror) = machine.mirrors.get_mut(&id) else { return false };
+                let has = self.find_size(*replica).unwrap_or(u64::MAX);
+                assert!(has >= replica_size(Bytes(self.sizes[&id])).0, "a copy is too small");
+                let Some(mirror) = self.machines.get_mut(node).and_then(|m| m.mirrors.get_mut(&id)) else {
+                    return false;
+                };
                 assert!(!mirror.ledger.in_sync.contains(replica), "a good copy would be rebuilt over");
                 mirror.children.insert(*replica, (ChildState::Rebuilding, now, 0));
             }
@@ -603,6 +633,7 @@ impl Cluster {
             assert_eq!(mirrors, [target], "the volume is open in one place: {v:#?}");
             let mirror = &self.machines[target].mirrors[id];
             assert_eq!(mirror.published, v.publish != Publish::No);
+            assert_eq!(self.sizes[id], v.size.0, "it has the size that was asked");
             let pools: usize = self.machines.values().map(|m| m.pools.len()).sum();
             let wanted = (v.replicas as usize).min(pools);
             let good = mirror.children.values().filter(|c| c.0 == ChildState::Online).count();
