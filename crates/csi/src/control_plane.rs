@@ -29,6 +29,8 @@ pub trait ControlPlane: Send + Sync + 'static {
     async fn attach(&self, request: v1::AttachVolumeRequest) -> Result<v1::Volume, Status>;
     /// A host does not use it any more; an empty name: none does.
     async fn detach(&self, name: &str, host: &str) -> Result<v1::Volume, Status>;
+    /// Makes a volume larger, for its hosts too.
+    async fn resize(&self, name: &str, size: u64) -> Result<v1::Volume, Status>;
     /// Changes the number of copies.
     async fn set_replicas(&self, name: &str, replicas: u32) -> Result<v1::Volume, Status>;
 }
@@ -95,6 +97,10 @@ impl ControlPlane for Remote {
     async fn detach(&self, name: &str, host: &str) -> Result<v1::Volume, Status> {
         let request = v1::DetachVolumeRequest { name: name.to_owned(), host: host.to_owned() };
         Ok(self.client().detach_volume(request).await.map_err(away)?.into_inner())
+    }
+    async fn resize(&self, name: &str, size: u64) -> Result<v1::Volume, Status> {
+        let request = v1::ResizeVolumeRequest { name: name.to_owned(), size };
+        Ok(self.client().resize_volume(request).await.map_err(away)?.into_inner())
     }
     async fn set_replicas(&self, name: &str, replicas: u32) -> Result<v1::Volume, Status> {
         let request = v1::SetReplicaCountRequest { name: name.to_owned(), replicas };

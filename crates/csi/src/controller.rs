@@ -141,6 +141,29 @@ impl<C: ControlPlane> Controller<C> {
         }
     }
 
+    /// Makes a volume at least as large as is required; one that is so already is left.
+    async fn expand(
+        &self,
+        request: csi::ControllerExpandVolumeRequest,
+    ) -> Result<csi::ControllerExpandVolumeResponse, Status> {
+        names::volume_id(&request.volume_id)?;
+        let missing = || Status::invalid_argument("the size is missing");
+        let range = capacity::Range::read(Some(request.capacity_range.as_ref().ok_or_else(missing)?))?;
+        if let Some(capability) = &request.volume_capability {
+            Capability::read(Some(capability))?;
+        }
+        let volume = self.find(&request.volume_id).await?;
+        let size = range.choose_above(volume.size)?;
+        let grown = self.control.resize(&volume.uuid, size).await.map_err(|status| match status.code() {
+            // The pools have no room: CSI's word for it.
+            Code::ResourceExhausted => Status::out_of_range(status.message()),
+            _ => status,
+        })?;
+        // Raw devices too: a node that attached the volume in user space has to be told.
+        let (capacity_bytes, node_expansion_required) = (grown.size.cast_signed(), true);
+        Ok(csi::ControllerExpandVolumeResponse { capacity_bytes, node_expansion_required })
+    }
+
     async fn validate(
         &self,
         request: csi::ValidateVolumeCapabilitiesRequest,
@@ -223,6 +246,7 @@ const CAPABILITIES: &[rpc::Type] = &[
     rpc::Type::GetVolume,
     rpc::Type::SingleNodeMultiWriter,
     rpc::Type::ModifyVolume,
+    rpc::Type::ExpandVolume,
 ];
 
 fn not_offered<T>(what: &str) -> Result<Response<T>, Status> {
@@ -339,9 +363,9 @@ impl<C: ControlPlane> csi::controller_server::Controller for Controller<C> {
 
     async fn controller_expand_volume(
         &self,
-        _: Request<csi::ControllerExpandVolumeRequest>,
+        request: Request<csi::ControllerExpandVolumeRequest>,
     ) -> Result<Response<csi::ControllerExpandVolumeResponse>, Status> {
-        not_offered("larger sizes")
+        self.expand(request.into_inner()).await.map(Response::new)
     }
 
     async fn controller_get_volume(

@@ -1,7 +1,7 @@
 //! Who the driver is.
 
 use api::csi;
-use csi::plugin_capability::{self, service};
+use csi::plugin_capability::{self, service, volume_expansion};
 use tonic::{Request, Response, Status};
 
 use crate::DRIVER;
@@ -46,8 +46,12 @@ impl<R: Ready> csi::identity_server::Identity for Identity<R> {
         let service = |kind: service::Type| csi::PluginCapability {
             r#type: Some(plugin_capability::Type::Service(plugin_capability::Service { r#type: kind as i32 })),
         };
-        let capabilities =
-            vec![service(service::Type::ControllerService), service(service::Type::VolumeAccessibilityConstraints)];
+        let online = plugin_capability::VolumeExpansion { r#type: volume_expansion::Type::Online as i32 };
+        let capabilities = vec![
+            service(service::Type::ControllerService),
+            service(service::Type::VolumeAccessibilityConstraints),
+            csi::PluginCapability { r#type: Some(plugin_capability::Type::VolumeExpansion(online)) },
+        ];
         Ok(Response::new(csi::GetPluginCapabilitiesResponse { capabilities }))
     }
 

@@ -123,9 +123,10 @@ impl Node {
     }
 }
 
-/// What the plugin offers. NodeExpandVolume works, but is not offered before the controller can make volumes larger.
+/// What the plugin offers.
 const CAPABILITIES: &[rpc::Type] = &[
     rpc::Type::StageUnstageVolume,
+    rpc::Type::ExpandVolume,
     rpc::Type::GetVolumeStats,
     rpc::Type::VolumeCondition,
     rpc::Type::SingleNodeMultiWriter,

@@ -97,6 +97,13 @@ impl ControlPlane for Fake {
         volume.hosts.retain(|h| !host.is_empty() && h.host != host);
         Ok(volume.clone())
     }
+    async fn resize(&self, name: &str, size: u64) -> Result<v1::Volume, Status> {
+        if size > 1 << 40 {
+            return Err(Status::resource_exhausted("pool node-1/p has too little"));
+        }
+        self.edit(name, |v| v.size = size);
+        Ok(self.0.lock().unwrap()[name].clone())
+    }
     async fn set_replicas(&self, name: &str, replicas: u32) -> Result<v1::Volume, Status> {
         self.edit(name, |v| v.replicas_wanted = replicas);
         Ok(self.0.lock().unwrap()[name].clone())

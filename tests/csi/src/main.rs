@@ -101,6 +101,16 @@ async fn run(args: &Args) -> Result<bool> {
             }
         }
     }
+    for (name, kind) in steps::KINDS {
+        let name = format!("grown_{name}");
+        if wanted(&name) {
+            let begin = Instant::now();
+            let result = steps::grown(&mut cluster, kind).await;
+            if !note(&name, begin, result) {
+                println!("{}", cluster.logs());
+            }
+        }
+    }
     for step in steps::STEPS {
         let name = format!("killed_before_{step}");
         if wanted(&name) {

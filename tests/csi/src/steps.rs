@@ -139,6 +139,39 @@ impl<'a> Journey<'a> {
         Ok(self.cluster.node().await?.node_get_volume_stats(request).await?.into_inner())
     }
 
+    /// Makes the volume larger, as Kubernetes does it: the controller, then the node; each call twice.
+    async fn expand(&self, bytes: i64) -> Result<()> {
+        let range = Some(wire::CapacityRange { required_bytes: bytes, limit_bytes: 0 });
+        let mut controller = self.cluster.controller().await?;
+        for _ in 0..2 {
+            let request = wire::ControllerExpandVolumeRequest {
+                volume_id: self.id.clone(),
+                capacity_range: range,
+                volume_capability: Some(capability(self.kind)),
+                ..Default::default()
+            };
+            let grown = controller.controller_expand_volume(request).await?.into_inner();
+            if grown.capacity_bytes != bytes || !grown.node_expansion_required {
+                return Err(format!("the controller answered {grown:?}").into());
+            }
+        }
+        for _ in 0..2 {
+            let request = wire::NodeExpandVolumeRequest {
+                volume_id: self.id.clone(),
+                volume_path: self.target.display().to_string(),
+                staging_target_path: self.staging.display().to_string(),
+                capacity_range: range,
+                volume_capability: Some(capability(self.kind)),
+                ..Default::default()
+            };
+            let grown = self.cluster.node().await?.node_expand_volume(request).await?.into_inner();
+            if grown.capacity_bytes != bytes {
+                return Err(format!("the node answered {grown:?}").into());
+            }
+        }
+        Ok(())
+    }
+
     /// Where the data is.
     fn data(&self) -> PathBuf {
         if self.kind == "block" { self.target.clone() } else { self.target.join("data") }
@@ -223,6 +256,51 @@ pub async fn round_trip(cluster: &mut Cluster, kind: Kind) -> Result<()> {
             Err(e) if e.downcast_ref::<tonic::Status>().is_some_and(|s| s.code() == Code::AlreadyExists) => {}
             other => return Err(format!("published read-only and then for writing: {other:?}").into()),
         }
+    }
+    j.end().await
+}
+
+/// A volume in use grows: its data stays, the file system or device has the new size, and what is new can be written.
+pub async fn grown(cluster: &mut Cluster, kind: Kind) -> Result<()> {
+    const LARGE: u64 = 800 << 20;
+    let j = Journey::begin(cluster, kind, &format!("grow-{kind}")).await?;
+    j.stage().await?;
+    j.publish().await?;
+    j.write(3)?;
+    j.expand(LARGE as i64).await?;
+    j.check(3)?;
+    let stats = j.stats().await?;
+    // A file system keeps some of it for itself.
+    if stats.usage.iter().all(|u| u.total < 700 << 20) {
+        return Err(format!("it has not grown: {:?}", stats.usage).into());
+    }
+    if kind == "block" {
+        let mut device = fs::File::options().read(true).write(true).open(j.data())?;
+        device.seek(SeekFrom::Start(LARGE - (4 << 20)))?;
+        let mut bytes = vec![1; 4 << 20];
+        device.read_exact(&mut bytes)?;
+        if bytes.iter().any(|b| *b != 0) {
+            return Err("the new space is not zeroes".into());
+        }
+        device.seek(SeekFrom::Start(LARGE - (4 << 20)))?;
+        device.write_all(&pattern(4))?;
+        device.sync_all()?;
+    } else {
+        // More than there was room for.
+        let mut file = fs::File::create(j.target.join("large"))?;
+        for seed in 0..120 {
+            file.write_all(&pattern(seed))?;
+        }
+        file.sync_all()?;
+    }
+    // It is as large when it is used again.
+    j.unpublish().await?;
+    j.unstage().await?;
+    j.stage().await?;
+    j.publish().await?;
+    j.check(3)?;
+    if j.stats().await?.usage.iter().all(|u| u.total < 700 << 20) {
+        return Err("it has its old size again".into());
     }
     j.end().await
 }

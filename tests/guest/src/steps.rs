@@ -21,6 +21,8 @@ pub const ALL: &[(&str, Step)] = &[
     ("digests_on", digests),
     ("the_csi_driver_through_the_kernel", csi_driver),
     ("ext4_over_iscsi", crate::iscsi::file_system),
+    ("a_mounted_volume_grows_under_load", grows),
+    ("a_volume_that_is_taken_back_goes_cleanly", taken_back),
     ("the_target_engine_restarts_under_load", engine_restart),
     ("a_replica_node_dies_under_load_and_is_replaced", node_loss),
 ];
@@ -241,6 +243,88 @@ fn digests(w: &mut World) -> Result<()> {
     )?;
     disconnect(w, &nqn)?;
     destroy(w, "digest")
+}
+
+/// The size of the guest's device in bytes, as its kernel sees it without being told.
+fn until_size(w: &mut World, device: &str, mib: u64) -> Result<()> {
+    let wanted = mib << 20;
+    w.vm.run(
+        &format!(
+            "for i in $(seq 100); do [ $(blockdev --getsize64 {device}) = {wanted} ] && exit 0; sleep 0.1; done
+             echo {device} has $(blockdev --getsize64 {device}), not {wanted} >&2; dmesg | tail -20 >&2; exit 1"
+        ),
+        SHORT,
+    )
+    .map(|_| ())
+}
+
+fn grows(w: &mut World) -> Result<()> {
+    let (nqn, port) = publish(w, "larger", 256, 3, 1)?;
+    let device = connect(w, &nqn, port, "")?;
+    make_and_mount(w, "ext4", &device)?;
+    let job = "--name=larger --directory=/mnt --rw=randrw --bssplit=4k/70:64k/30 --size=48m --iodepth=8 --direct=1 --verify_backlog=32";
+    w.vm.begin(1, &fio(job), LONG)?;
+    std::thread::sleep(Duration::from_secs(2));
+    for mib in [384, 640] {
+        w.cluster.command(&["volume", "resize", "larger", "--size", &format!("{mib}MiB")])?;
+        until_size(w, &device, mib)?;
+        w.vm.run(&format!("{FULL_ROOT} chroot /full/fs /usr/sbin/resize2fs {device}"), LONG)?;
+    }
+    let smaller = w.cluster.command(&["volume", "resize", "larger", "--size", "512MiB"]);
+    if smaller.as_ref().err().is_none_or(|e| !e.to_string().contains("shrink")) {
+        return Err(format!("it was to refuse to shrink: {smaller:?}").into());
+    }
+    // More than there was room for before.
+    w.vm.run(
+        "dd if=/dev/urandom of=/mnt/much bs=1M count=400 2>/dev/null && sync && sha256sum /mnt/much > /mnt/sum",
+        LONG,
+    )?;
+    w.vm.end(1)?.must(job)?;
+    w.vm.run("umount /full/fs/mnt; umount /mnt", LONG)?;
+    w.vm.run(&format!("e2fsck -fn {device}"), LONG)?;
+    no_io_errors(w)?;
+    disconnect(w, &nqn)?;
+    let device = connect(w, &nqn, port, "")?;
+    until_size(w, &device, 640)?;
+    w.vm.run(&format!("mount {device} /mnt && sha256sum -c /mnt/sum; r=$?; umount /mnt; exit $r"), LONG)?;
+    disconnect(w, &nqn)?;
+    replicas_are_equal(w, "larger", 640)?;
+    destroy(w, "larger")
+}
+
+/// What a host sees when its volume is unpublished, and destroyed, under it: I/O fails or waits and then fails, nothing
+/// hangs, the host can disconnect, and the same host uses another volume afterwards.
+fn taken_back(w: &mut World) -> Result<()> {
+    let (nqn, port) = publish(w, "taken", 64, 1, 0)?;
+    let device = connect(w, &nqn, port, "--ctrl-loss-tmo=6")?;
+    let reads = format!("dd if={device} of=/dev/null bs=4k count=16 iflag=direct 2>/dev/null");
+    w.vm.run(&reads, SHORT)?;
+    w.vm.begin(1, &format!("while dd if={device} of=/dev/null bs=64k iflag=direct 2>/dev/null; do :; done"), LONG)?;
+    std::thread::sleep(Duration::from_secs(1));
+    w.cluster.command(&["volume", "unpublish", "taken"])?;
+    w.cluster.command(&["volume", "destroy", "taken"])?;
+    // The reader ends by an error as soon as the kernel gives the controller up.
+    w.vm.end(1)?;
+    w.vm.run(
+        &format!(
+            "for i in $(seq 300); do
+               gone=1; for s in /sys/class/nvme/*/subsysnqn; do [ \"$(cat $s 2>/dev/null)\" = {nqn} ] && gone=0; done
+               [ $gone = 1 ] && exit 0; sleep 0.1
+             done
+             nvme disconnect -n {nqn}"
+        ),
+        SHORT,
+    )?;
+    w.vm.run(&format!("! [ -b {device} ] || ! {reads}"), SHORT)?;
+    w.vm.run(
+        "ps | grep -v grep | grep ' D ' && exit 1; dmesg | grep -iE 'hung task|blocked for more' && exit 2; exit 0",
+        SHORT,
+    )?;
+    let (nqn, port) = publish(w, "next", 64, 1, 0)?;
+    let device = connect(w, &nqn, port, "")?;
+    w.vm.run(&format!("dd if=/dev/zero of={device} bs=1M count=8 oflag=direct 2>/dev/null"), SHORT)?;
+    disconnect(w, &nqn)?;
+    destroy(w, "next")
 }
 
 fn engine_restart(w: &mut World) -> Result<()> {

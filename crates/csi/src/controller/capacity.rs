@@ -63,6 +63,18 @@ impl Range {
             })
     }
 
+    /// The size of a volume that has `now` and shall be within the range: it never becomes smaller.
+    pub fn choose_above(&self, now: u64) -> Result<u64, Status> {
+        if self.holds(now) {
+            return Ok(now);
+        }
+        if now > self.required {
+            let text = format!("the volume has {now} bytes already, the limit is {}", self.limit);
+            return Err(Status::out_of_range(text));
+        }
+        self.choose()
+    }
+
     /// Whether a volume of that size is within the range.
     pub fn holds(&self, size: u64) -> bool {
         size >= self.required && (self.limit == 0 || size <= self.limit)
@@ -126,6 +138,18 @@ mod tests {
             assert_eq!(range(required, limit).unwrap_err().code(), code, "{required} {limit}");
         }
         assert_eq!(range((10 << 20) + 1, (10 << 20) + 2).unwrap().choose().unwrap_err().code(), Code::OutOfRange);
+    }
+
+    #[test]
+    fn a_volume_grows_into_the_range_or_is_left() {
+        let mib = |n: i64| n << 20;
+        let above = |r: Result<Range, Status>, now: i64| r.and_then(|r| r.choose_above(mib(now).cast_unsigned()));
+        for (required, limit, now, size) in
+            [(8, 0, 4, 8), (8, 8, 4, 8), (8, 0, 8, 8), (8, 0, 9, 9), (8, 10, 9, 9), (0, 9, 4, 4)]
+        {
+            assert_eq!(above(range(mib(required), mib(limit)), now).unwrap(), mib(size).cast_unsigned());
+        }
+        assert_eq!(above(range(mib(4), mib(8)), 9).unwrap_err().code(), Code::OutOfRange);
     }
 
     proptest! {
