@@ -44,3 +44,15 @@ pub const ISCSI_WRITE_SAME_BYTES: usize = 16 << 20;
 pub const ISCSI_UNMAP_RANGES: usize = 256;
 /// Initiators that may be registered for persistent reservations of one logical unit.
 pub const ISCSI_REGISTRATIONS: usize = 128;
+/// Commands that one NBD connection may have outstanding; more are not read from the socket.
+pub const NBD_COMMANDS: usize = 128;
+/// Bytes of one NBD read or write: what a client may assume that asks for no block sizes.
+pub const NBD_PAYLOAD_BYTES: usize = 32 << 20;
+/// Bytes of payload that one NBD connection may have in memory; one command is always let in.
+pub const NBD_CONNECTION_BYTES: usize = 64 << 20;
+/// Bytes of an NBD option's data.
+pub const NBD_OPTION_BYTES: usize = 16 << 10;
+/// Bytes of an NBD export's name.
+pub const NBD_NAME_BYTES: usize = 4096;
+/// Bytes that an NBD trim or write-zeroes clears in one request to the device; longer ones are carried out piece by piece.
+pub const NBD_CLEAR_BYTES: u64 = 64 << 20;
