@@ -38,6 +38,9 @@ pub const STORES: &[Package] = &[("/usr/bin/etcd", "etcd-server")];
 /// What speaks our protocols from outside.
 pub const PROTOCOLS: &[Package] = &[
     ("/usr/bin/iscsi-test-cu", "libiscsi-bin"),
+    ("/usr/bin/nbdinfo", "libnbd-bin"),
+    ("/usr/bin/nbdsh", "python3-libnbd"),
+    ("/usr/bin/fio", "fio"),
     ("/usr/bin/qemu-img", "qemu-utils"),
     ("/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra"),
 ];

@@ -28,7 +28,7 @@ pub struct Args {
     /// The control plane's store on a real etcd: conformance, leaders that sleep, an etcd that is away
     #[arg(long)]
     stores: bool,
-    /// Programs of others (libiscsi, QEMU) as initiators of our targets
+    /// Programs of others (libiscsi, libnbd, fio, QEMU) as clients of our targets
     #[arg(long)]
     protocols: bool,
     /// The CSI driver: csi-sanity, file systems, kills at every step (needs root and Go)

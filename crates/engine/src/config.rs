@@ -81,6 +81,9 @@ pub struct NexusOpts {
     #[doc(hidden)]
     #[serde(skip_serializing_if = "Option::is_none")]
     pub iscsi_replica_port: Option<u16>,
+    /// The port of the NBD server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nbd_port: Option<u16>,
 }
 
 /// `err_store_opts`: read once, from a file of v0.3.0; ours are in `settings`.
@@ -144,6 +147,18 @@ pub enum Share {
     Nvmf,
     /// iSCSI.
     Iscsi,
+    /// NBD.
+    Nbd,
+}
+
+impl From<Protocol> for Share {
+    fn from(protocol: Protocol) -> Share {
+        match protocol {
+            Protocol::Nvmf => Share::Nvmf,
+            Protocol::Iscsi => Share::Iscsi,
+            Protocol::Nbd => Share::Nbd,
+        }
+    }
 }
 
 impl From<Share> for Protocol {
@@ -151,17 +166,7 @@ impl From<Share> for Protocol {
         match share {
             Share::Nvmf => Protocol::Nvmf,
             Share::Iscsi => Protocol::Iscsi,
-        }
-    }
-}
-
-impl Share {
-    /// How the file says that something is shared; `None` for what does not outlive the process.
-    pub fn of(protocol: Protocol) -> Option<Share> {
-        match protocol {
-            Protocol::Nvmf => Some(Share::Nvmf),
-            Protocol::Iscsi => Some(Share::Iscsi),
-            Protocol::Nbd => None,
+            Share::Nbd => Protocol::Nbd,
         }
     }
 }

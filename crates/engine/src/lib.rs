@@ -11,6 +11,7 @@ pub mod load;
 pub mod malloc;
 pub mod meter;
 pub mod model;
+pub mod nbd;
 pub mod node;
 pub mod remote;
 mod server;

@@ -17,6 +17,7 @@ mod counted;
 mod exports;
 mod ledgers;
 mod locks;
+mod nbd_portal;
 mod nexus_view;
 mod nexuses;
 mod pools;
@@ -90,6 +91,9 @@ pub struct NodeOptions {
     pub nvmf_advertised: Option<String>,
     /// iSCSI: on the address of `nvmf_bind`, from the first time that something is shared so.
     pub iscsi: IscsiNodeOptions,
+    /// The port of the NBD server, on the address of `nvmf_bind`, from the first time that something is shared so; 0 as for
+    /// `nvmf_bind`.
+    pub nbd_port: u16,
     /// The configuration file (YAML). Without one nothing survives the process.
     pub config_path: Option<PathBuf>,
     /// Where managed nexuses record their ledgers: the control plane. Without one, managed nexuses are refused.

@@ -44,6 +44,11 @@ pub(crate) trait Machine: Sized + 'static {
     fn deadline(&self) -> Option<Instant>;
     fn on_time(&mut self, now: Instant, out: &mut Vec<Self::Effect>);
 
+    /// Whether the machine has something to do when its output has left. If not, a send costs no look at it.
+    const WANTS_SENT: bool = false;
+    /// What was taken with [`Machine::take_output`] is sent.
+    fn on_sent(&mut self, _: ConnectionId, _: &mut Vec<Self::Effect>) {}
+
     /// Does what the machine wants. The machine is not borrowed, since a disk may answer at once.
     fn perform(shared: &Shared<Self>, effect: Self::Effect);
 }

@@ -43,7 +43,7 @@ pub enum Protocol {
     Nvmf,
     /// iSCSI
     Iscsi,
-    /// A network block device of the engine's own machine
+    /// NBD: nbd-client, qemu, libnbd
     Nbd,
 }
 

@@ -115,11 +115,11 @@ pub async fn run(arguments: Arguments, control: Option<String>) -> Done {
 fn start(plan: &Plan, link: Option<control::Link>) -> Result<Shard<Node>, Failure> {
     let options = ring::Options { spin: plan.spin, name: "data".into(), cpu: plan.cpu };
     let (id, nvmf_bind, nvmf_advertised) = (plan.node_name.clone(), plan.nvme, plan.nvme_advertise.clone());
-    let (config_path, iscsi) = (plan.config.clone(), plan.iscsi.clone());
+    let (config_path, iscsi, nbd_port) = (plan.config.clone(), plan.iscsi.clone(), plan.nbd_port);
     let shard = Shard::start(options, move |host| {
         Box::pin(async move {
             let managed_ledgers = link.map(|link| link.ledgers());
-            let options = NodeOptions { id, nvmf_bind, nvmf_advertised, iscsi, config_path, managed_ledgers };
+            let options = NodeOptions { id, nvmf_bind, nvmf_advertised, iscsi, nbd_port, config_path, managed_ledgers };
             Node::start(host, options).await
         })
     });

@@ -298,7 +298,7 @@ fn wrong_calls_have_the_codes_of_v0_3_0_and_change_nothing() {
             "scheme" InvalidArgument = b.destroy(uri("tape:///x"));
             "in use" Internal = b.destroy(uri(&format!("aio://{disk}")));
             "unknown" NotFound = b.share(share("nosuch", "nvmf"));
-            "protocol" InvalidArgument = b.share(share("used", "nbd"));
+            "protocol" InvalidArgument = b.share(share("used", "smb"));
             "unknown" NotFound = b.unshare(CreateReply { name: "nosuch".into() });
         }
         let wrong: Vec<_> = found.iter().filter(|(_, (code, message), wanted)| code != wanted || message.is_empty()).collect();

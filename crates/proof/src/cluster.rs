@@ -173,6 +173,7 @@ impl Cluster {
             config_path: Some(format!("/etc/{name}.yaml").into()),
             managed_ledgers: Some(Rc::new(link)),
             iscsi: engine::node::IscsiNodeOptions::default(),
+            nbd_port: 10809,
         };
         let (shared, id) = (Rc::downgrade(&self.shared), name.to_owned());
         self.note(name, "start", String::new);

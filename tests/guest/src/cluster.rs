@@ -59,7 +59,7 @@ impl Cluster {
         let process = Command::new(&self.program)
             .args(["engine", "--node-name", &format!("node-{k}"), "--grpc", &self.grpc(k)])
             .args(["--nvme", &format!("127.0.0.1:{}", self.nvme_port(k)), "--nvme-advertise", HOST_ADDRESS])
-            .args(["--iscsi-nexus-port", "0", "--iscsi-replica-port", "0"])
+            .args(["--iscsi-nexus-port", "0", "--iscsi-replica-port", "0", "--nbd-port", "0"])
             .args(["--control", &format!("127.0.0.1:{CONTROL_PORT}"), "--config"])
             .arg(self.folder.join(format!("node-{k}.yaml")))
             .env("MAYASTOR_PARENT", std::process::id().to_string())

@@ -84,7 +84,7 @@ fn spawn(program: &Path, folder: &Path, more: &[&str]) -> Result<Child> {
     let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("engine.log"))?;
     Ok(Command::new(program)
         .args(["engine", "--node-name", "protocols", "--grpc", GRPC, "--nvme", NVME])
-        .args(["--iscsi-nexus-port", "0", "--iscsi-replica-port", "0"])
+        .args(["--iscsi-nexus-port", "0", "--iscsi-replica-port", "0", "--nbd-port", "0"])
         .args(more)
         .arg("--config")
         .arg(folder.join("config.yaml"))

@@ -50,13 +50,18 @@ pub fn nexus(engine: &Engine) -> Result<String> {
 
 /// The first text in an answer that is an iSCSI URI.
 fn uri(answer: &Value) -> Result<String> {
+    uri_of(answer, "iscsi://")
+}
+
+/// The first text in an answer that begins so.
+pub fn uri_of(answer: &Value, scheme: &str) -> Result<String> {
     let found = match answer {
-        Value::String(text) => Some(text.clone()).filter(|t| t.starts_with("iscsi://")),
-        Value::Array(list) => list.iter().find_map(|v| uri(v).ok()),
-        Value::Object(fields) => fields.values().find_map(|v| uri(v).ok()),
+        Value::String(text) => Some(text.clone()).filter(|t| t.starts_with(scheme)),
+        Value::Array(list) => list.iter().find_map(|v| uri_of(v, scheme).ok()),
+        Value::Object(fields) => fields.values().find_map(|v| uri_of(v, scheme).ok()),
         _ => None,
     };
-    found.ok_or_else(|| format!("no iSCSI URI in {answer}").into())
+    found.ok_or_else(|| format!("no {scheme} in {answer}").into())
 }
 
 /// How one conformance test ended.

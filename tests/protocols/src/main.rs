@@ -4,6 +4,7 @@
 
 mod engine;
 mod iscsi;
+mod nbd;
 mod qemu;
 
 use std::path::PathBuf;
@@ -20,7 +21,7 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 /// A step: its name, and what it does with a fresh engine.
 type Step = (&'static str, fn(&mut Engine) -> Result<()>);
 
-const STEPS: &[&[Step]] = &[iscsi::STEPS, qemu::STEPS];
+const STEPS: &[&[Step]] = &[iscsi::STEPS, nbd::STEPS, qemu::STEPS];
 
 #[derive(Parser)]
 #[command(about = "Programs of others as initiators of our targets")]

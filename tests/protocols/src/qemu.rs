@@ -17,7 +17,7 @@ fn over_iscsi(engine: &mut Engine) -> Result<()> {
 }
 
 /// Writes, discards and zeroes through qemu-io, and reads back.
-fn patterns(uri: &str) -> Result<()> {
+pub fn patterns(uri: &str) -> Result<()> {
     let words = [
         "write -P 0x11 0 1M",
         "write -P 0x22 1M 3M",
@@ -41,11 +41,15 @@ fn patterns(uri: &str) -> Result<()> {
     if said.contains("verification failed") || said.contains("error") { Err(said.into()) } else { Ok(()) }
 }
 
+/// An image without repetition.
+pub fn image() -> Vec<u8> {
+    (0..IMAGE_BYTES as u64 / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
+}
+
 /// Copies an image in, compares it there, and copies it out.
-fn copies(engine: &Engine, uri: &str) -> Result<()> {
+pub fn copies(engine: &Engine, uri: &str) -> Result<()> {
     let image = engine.file("image.raw");
-    let bytes: Vec<u8> =
-        (0..IMAGE_BYTES as u64 / 8).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+    let bytes = self::image();
     fs::write(&image, &bytes)?;
     let (image, back) = (image.display().to_string(), engine.file("back.raw"));
     run("qemu-img", &["convert", "-n", "-f", "raw", "-O", "raw", &image, uri])?;

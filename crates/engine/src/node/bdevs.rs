@@ -7,6 +7,7 @@ use host::{Claim as DiskClaim, DiskRef, OpenError, OpenOptions};
 use uuid::Uuid;
 
 use super::exports::protocol_of;
+use super::nbd_portal::NBD_PREFIX;
 use super::portals::{IQN_PREFIX, Portal};
 use super::registry::{Bdev, Lease, Origin};
 use super::{Node, Result};
@@ -94,7 +95,6 @@ impl Node {
     /// Shares a device; the reply is where others reach it. OK when it is so already.
     pub async fn share_bdev(&self, name: String, protocol: Protocol) -> Result<String> {
         self.running()?;
-        supported(protocol, &name)?;
         let Some((name, bdev)) = self.registry.find(&name) else { return Err(no_device(&name)) };
         match &bdev.origin {
             Origin::Replica(_) => return Ok(self.share_replica(name, Some(protocol)).await?.uri),
@@ -264,8 +264,8 @@ impl Node {
         })
     }
 
-    /// Shares a registered device as `nqn.2019-05.io.openebs:<suffix>` or `iqn.2019-05.io.openebs:<suffix>`; OK when it is
-    /// shared so already.
+    /// Shares a registered device as `nqn.2019-05.io.openebs:<suffix>`, `iqn.2019-05.io.openebs:<suffix>`, or as the NBD
+    /// export `<suffix>`; OK when it is shared so already.
     pub(crate) async fn share_device(&self, name: &str, suffix: &str, protocol: Protocol) -> Result<String> {
         let Some((_, bdev)) = self.registry.find(name) else { return Err(no_device(name)) };
         if let Some(shared) = &bdev.share {
@@ -291,7 +291,18 @@ impl Node {
                 self.exports.add_iscsi(portal, &iqn, bdev.uuid, product, disk).await.map_err(context)?;
                 iqn
             }
-            Protocol::Nvmf | Protocol::Nbd => {
+            Protocol::Nbd => {
+                let name = format!("{NBD_PREFIX}{suffix}");
+                let description = match &bdev.origin {
+                    Origin::Replica(_) => "Mayastor replica",
+                    Origin::Nexus => "Mayastor nexus",
+                    Origin::Kept | Origin::Leased => "Mayastor device",
+                };
+                let disk = bdev.guard.view(self.host.random_bytes());
+                self.exports.add_nbd(&name, description, disk).await.map_err(context)?;
+                name
+            }
+            Protocol::Nvmf => {
                 let nqn = format!("{}{suffix}", super::NQN_PREFIX);
                 self.exports.add(&nqn, bdev.uuid, bdev.guard).await.map_err(context)?;
                 nqn
@@ -322,11 +333,11 @@ impl Node {
         for name in self.registry.names() {
             let found = self.registry.find(&name).filter(|(_, b)| b.origin == Origin::Kept);
             if let Some((_, bdev)) = found.filter(|_| !self.lost_bdevs.borrow().contains_key(&name)) {
-                list.push(BaseBdev { uri: bdev.uri, share: bdev.share.and_then(|name| Share::of(protocol_of(&name))) });
+                list.push(BaseBdev { uri: bdev.uri, share: bdev.share.map(|name| protocol_of(&name).into()) });
             }
         }
         for lost in self.lost_bdevs.borrow().values() {
-            list.push(BaseBdev { uri: lost.uri.canonical(), share: lost.shared.and_then(Share::of) });
+            list.push(BaseBdev { uri: lost.uri.canonical(), share: lost.shared.map(Share::from) });
         }
         list
     }
@@ -361,14 +372,6 @@ impl Node {
 
 pub(crate) fn no_device(name: &str) -> Error {
     Error::not_found(format!("device '{name}' not found"))
-}
-
-/// NVMe/TCP and iSCSI can be served today.
-pub(crate) fn supported(protocol: Protocol, object: &str) -> Result<()> {
-    match protocol {
-        Protocol::Nvmf | Protocol::Iscsi => Ok(()),
-        other @ Protocol::Nbd => Err(Error::invalid(format!("{object}: sharing over {other} is not supported yet"))),
-    }
 }
 
 fn cannot_open(uri: &DeviceUri, error: &OpenError) -> Error {

@@ -1,4 +1,4 @@
-//! What the node offers to other machines, over NVMe/TCP and iSCSI.
+//! What the node offers to other machines, over NVMe/TCP, iSCSI and NBD.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -8,6 +8,7 @@ use std::time::Duration;
 use host::{DiskRef, Host};
 use uuid::Uuid;
 
+use super::nbd_portal::{NBD_PREFIX, NbdPortal};
 use super::portals::{IQN_PREFIX, Portal, Portals};
 use super::{NodeOptions, Result};
 use crate::config::NexusOpts;
@@ -29,11 +30,16 @@ pub(crate) struct Exports {
     /// another one, in which we have the advertised address.
     peers: String,
     portals: Portals,
+    nbd: NbdPortal,
 }
 
 /// The protocol of a name under which something is shared.
 pub(crate) fn protocol_of(name: &str) -> Protocol {
-    if name.starts_with(IQN_PREFIX) { Protocol::Iscsi } else { Protocol::Nvmf }
+    match name {
+        _ if name.starts_with(IQN_PREFIX) => Protocol::Iscsi,
+        _ if name.starts_with(NBD_PREFIX) => Protocol::Nbd,
+        _ => Protocol::Nvmf,
+    }
 }
 
 /// Starts the target. The kernel may hold the sockets of a process that was just killed a moment longer than the
@@ -53,7 +59,7 @@ async fn start_target(host: &Host, options: TargetOptions) -> std::result::Resul
 }
 
 impl Exports {
-    /// Starts the NVMe/TCP target; iSCSI starts when it is first used. Port 0 in the options: the port of the last time,
+    /// Starts the NVMe/TCP target; iSCSI and NBD start when they are first used. Port 0 in the options: the port of the last time,
     /// in `before`, or any that is free.
     pub(crate) async fn start(host: &Host, options: &NodeOptions, before: &NexusOpts) -> Result<Exports> {
         let mut bind = options.nvmf_bind;
@@ -75,8 +81,9 @@ impl Exports {
             any if any.ip().is_unspecified() => address.clone(),
             bound => bound.to_string(),
         };
+        let nbd = NbdPortal::new(host, bind.ip(), other_name.clone(), options.nbd_port, before);
         let portals = Portals::new(host, bind.ip(), other_name, options.iscsi.clone(), before);
-        Ok(Exports { server, address, peers, portals })
+        Ok(Exports { server, address, peers, portals, nbd })
     }
 
     /// The port that it listens on.
@@ -93,7 +100,8 @@ impl Exports {
     pub(crate) fn host_uri(&self, name: &str) -> String {
         match protocol_of(name) {
             Protocol::Iscsi => self.portals.uri(name),
-            Protocol::Nvmf | Protocol::Nbd => format!("nvmf://{}/{name}", self.address),
+            Protocol::Nbd => self.nbd.uri(name),
+            Protocol::Nvmf => format!("nvmf://{}/{name}", self.address),
         }
     }
 
@@ -101,13 +109,15 @@ impl Exports {
     pub(crate) fn peer_uri(&self, name: &str) -> String {
         match protocol_of(name) {
             Protocol::Iscsi => self.portals.uri(name),
-            Protocol::Nvmf | Protocol::Nbd => format!("nvmf://{}/{name}", self.peers),
+            Protocol::Nbd => self.nbd.uri(name),
+            Protocol::Nvmf => format!("nvmf://{}/{name}", self.peers),
         }
     }
 
     /// The ports, for the configuration file.
     pub(crate) fn remember(&self, opts: &mut NexusOpts) {
         self.portals.remember(opts);
+        self.nbd.remember(opts);
     }
 
     /// Offers a device over iSCSI. To the device's reservations all initiators are one host; those among them are the
@@ -121,6 +131,11 @@ impl Exports {
         disk: DiskRef,
     ) -> Result<()> {
         self.portals.add(portal, name, uuid, product, disk).await
+    }
+
+    /// Offers a device over NBD. To the device's reservations all clients are one host.
+    pub(crate) async fn add_nbd(&self, name: &str, description: &str, disk: DiskRef) -> Result<()> {
+        self.nbd.add(name, description, disk).await
     }
 
     /// Offers a device over NVMe/TCP.
@@ -145,7 +160,8 @@ impl Exports {
     pub(crate) async fn remove(&self, name: &str) {
         match protocol_of(name) {
             Protocol::Iscsi => self.portals.remove(name).await,
-            Protocol::Nvmf | Protocol::Nbd => {
+            Protocol::Nbd => self.nbd.remove(name).await,
+            Protocol::Nvmf => {
                 // It fails only when there is no such subsystem; then there is nothing to take back.
                 let _ = self.server.unexport(name).await;
             }
@@ -156,6 +172,7 @@ impl Exports {
     pub(crate) async fn stop(&self) {
         self.server.stop().await;
         self.portals.stop().await;
+        self.nbd.stop().await;
     }
 }
 

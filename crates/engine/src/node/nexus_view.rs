@@ -97,7 +97,7 @@ impl Node {
             uuid: uuid.to_string(),
             size: slot.size.to_string(),
             children: slot.children.clone(),
-            share: slot.published.and_then(Share::of),
+            share: slot.published.map(Share::from),
             encryption: slot.encryption.as_ref().map(Encryption::check),
             managed: slot.managed,
             offline: slot.offline.iter().cloned().collect(),

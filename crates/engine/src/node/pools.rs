@@ -313,7 +313,7 @@ impl Node {
                 }
             };
             let replica =
-                |(name, shared): (String, Option<Protocol>)| ReplicaConfig { name, share: shared.and_then(Share::of) };
+                |(name, shared): (String, Option<Protocol>)| ReplicaConfig { name, share: shared.map(Share::from) };
             let mut disks: Vec<String> = slot.disks.iter().map(DeviceUri::canonical).collect();
             disks.extend(slot.odd_disks.clone());
             let replicas = shared.into_iter().map(replica).collect();

@@ -4,7 +4,6 @@ use std::rc::Rc;
 
 use uuid::Uuid;
 
-use super::bdevs::supported;
 use super::nexuses::{device_name, no_nexus, parse_uuid};
 use super::{Node, Result};
 use crate::crypt::{BlockCipher, Encrypted, KeyCheck};
@@ -65,7 +64,6 @@ impl Node {
         let uuid = parse_uuid(&uuid)?;
         let context = |e: Error| e.context(format!("nexus {uuid}"));
         let cipher = BlockCipher::of_key(&key).map_err(|e| context(Error::invalid(e.to_string())))?.map(Rc::new);
-        supported(protocol, &format!("nexus {uuid}"))?;
         let _held = self.locks.hold("nexus", &uuid.to_string()).await;
         self.open_nexus_of(uuid)?;
         let before =

@@ -7,7 +7,6 @@ use host::{DiskRef, LocalFuture};
 use pool::{PoolError, Replica, ReplicaSpec, ReplicaState};
 use uuid::Uuid;
 
-use super::bdevs::supported;
 use super::counted::Counted;
 use super::exports::protocol_of;
 use super::pools::{PoolState, check_name, pool_error};
@@ -36,7 +35,6 @@ impl Node {
         if size == 0 {
             return Err(Error::invalid(format!("replica '{uuid}': the size is zero")));
         }
-        share.map_or(Ok(()), |protocol| supported(protocol, &format!("replica '{uuid}'")))?;
         let _replica = self.locks.hold("replica", &uuid).await;
         let _pool = self.locks.hold("pool", &pool_name).await;
         let existing = self.replicas.borrow().get(&uuid).map(|slot| (slot.pool.clone(), slot.replica.clone()));
@@ -109,7 +107,6 @@ impl Node {
     /// Shares (`Some`) or un-shares (`None`) a replica; OK when it is so already.
     pub async fn share_replica(&self, uuid: String, share: Option<Protocol>) -> Result<ReplicaInfo> {
         self.running()?;
-        share.map_or(Ok(()), |protocol| supported(protocol, &format!("replica '{uuid}'")))?;
         let _replica = self.locks.hold("replica", &uuid).await;
         let Some(pool) = self.replicas.borrow().get(&uuid).map(|slot| slot.pool.clone()) else {
             return Err(self.no_replica(&uuid));

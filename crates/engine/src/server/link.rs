@@ -114,6 +114,9 @@ impl<M: Machine> Link<'_, M> {
         if sent.is_err() {
             shared.machine.borrow_mut().on_lost(id, &mut self.out);
             shared.apply(&mut self.out);
+        } else if M::WANTS_SENT {
+            shared.machine.borrow_mut().on_sent(id, &mut self.out);
+            shared.apply(&mut self.out);
         }
         true
     }

@@ -31,6 +31,7 @@ fn options(host: &str) -> NodeOptions {
         nvmf_bind: format!("{host}:8420").parse().expect("an address"),
         nvmf_advertised: None,
         iscsi: IscsiNodeOptions::default(),
+        nbd_port: 10809,
         config_path: Some(CONFIG.into()),
         managed_ledgers: None,
     }

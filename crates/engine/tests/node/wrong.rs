@@ -73,11 +73,8 @@ fn replica_cases() -> Vec<Case> {
         case!("thin now", n => n.create_replica(CreateReplica { thin: true, ..replica("r1", "tank", 10) }),
             AlreadyExists, "replica 'r1'"),
         case!("a device's name", n => n.create_replica(replica("used", "tank", 1)), AlreadyExists, "replica 'used'"),
-        case!("nbd", n => n.create_replica(CreateReplica { share: Some(Protocol::Nbd), ..replica("x", "tank", 1) }),
-            InvalidArgument, "replica 'x'"),
         case!("share unknown", n => n.share_replica("x".into(), Some(Protocol::Nvmf)), NotFound, "replica 'x'"),
         case!("unshare unknown", n => n.share_replica("x".into(), None), NotFound, "replica 'x'"),
-        case!("share nbd", n => n.share_replica("r1".into(), Some(Protocol::Nbd)), InvalidArgument, "nbd"),
     ]
 }
 
@@ -96,7 +93,6 @@ fn bdev_cases() -> Vec<Case> {
         case!("destroy replica", n => n.destroy_bdev("r1".into()), FailedPrecondition, "replica"),
         case!("share unknown", n => n.share_bdev("none".into(), Protocol::Nvmf), NotFound, "'none'"),
         case!("share pool's", n => n.share_bdev("/dev/a".into(), Protocol::Nvmf), FailedPrecondition, "pool tank"),
-        case!("share nbd", n => n.share_bdev("used".into(), Protocol::Nbd), InvalidArgument, "nbd"),
         case!("unshare unknown", n => n.unshare_bdev("none".into()), NotFound, "'none'"),
     ]
 }
@@ -122,7 +118,7 @@ fn nexus_cases() -> Vec<Case> {
         case!("short key", n => n.publish_nexus(UUID.into(), "k".into(), Protocol::Nvmf), InvalidArgument, UUID),
         case!("halves", n => n.publish_nexus(UUID.into(), "ab".repeat(64), Protocol::Nvmf), InvalidArgument, "halves"),
         case!("key", n => n.publish_nexus(UUID.into(), "0123456789abcdef".into(), Protocol::Nvmf), NotFound, UUID),
-        case!("nbd", n => n.publish_nexus(UUID.into(), String::new(), Protocol::Nbd), InvalidArgument, "nbd"),
+        case!("publish unknown over nbd", n => n.publish_nexus(UUID.into(), String::new(), Protocol::Nbd), NotFound, UUID),
         case!("unpublish unknown", n => n.unpublish_nexus(UUID.into()), NotFound, UUID),
         case!("add to unknown", n => n.add_child(UUID.into(), "bdev:///r1".into(), false), NotFound, UUID),
         case!("add bad", n => n.add_child(UUID.into(), "x".into(), false), InvalidArgument, "'x'"),

@@ -46,7 +46,8 @@ impl BdevRpc for Engine {
         let protocol = match proto.as_str() {
             "nvmf" => Protocol::Nvmf,
             "iscsi" => Protocol::Iscsi,
-            _ => return Err(Status::invalid_argument(format!("{proto:?} is not a protocol; use nvmf or iscsi"))),
+            "nbd" => Protocol::Nbd,
+            _ => return Err(Status::invalid_argument(format!("{proto:?} is not a protocol; use nvmf, iscsi or nbd"))),
         };
         let uri = on_node!(self, node => node.share_bdev(name, protocol).await).await.map_err(legacy(SHARE))?;
         Ok(Response::new(BdevShareReply { uri }))

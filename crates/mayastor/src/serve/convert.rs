@@ -19,7 +19,7 @@ pub fn pool_v0(pool: PoolInfo) -> v0::Pool {
 
 pub fn replica_v0(replica: ReplicaInfo) -> v0::Replica {
     let share = match replica.share {
-        // A replica is never shared as a local device.
+        // v0.3.0 has no word for a replica that is shared over NBD; its URI says it.
         None | Some(Protocol::Nbd) => v0::ShareProtocolReplica::ReplicaNone,
         Some(Protocol::Nvmf) => v0::ShareProtocolReplica::ReplicaNvmf,
         Some(Protocol::Iscsi) => v0::ShareProtocolReplica::ReplicaIscsi,

@@ -54,6 +54,9 @@ pub struct Arguments {
     /// Initiators must prove who they are by CHAP: a file with NAME SECRET, and on a second line our own for mutual CHAP
     #[arg(long, value_name = "FILE")]
     iscsi_chap: Option<PathBuf>,
+    /// The port of the NBD server; 0: any. It listens once something is shared over NBD
+    #[arg(long, value_name = "PORT", default_value_t = 10809)]
+    nbd_port: u16,
     /// Watch for completions up to so many microseconds before sleeping, while that pays; 0: never
     #[arg(long, value_name = "MICROSECONDS", default_value_t = ring::DEFAULT_SPIN.as_micros() as u64, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
     spin: u64,
@@ -75,6 +78,7 @@ pub struct Plan {
     pub nvme: SocketAddr,
     pub nvme_advertise: Option<String>,
     pub iscsi: IscsiNodeOptions,
+    pub nbd_port: u16,
     pub control: Option<String>,
     pub spin: Duration,
     pub cpu: Option<usize>,
@@ -102,6 +106,7 @@ impl Arguments {
         };
         Ok(Plan {
             iscsi,
+            nbd_port: self.nbd_port,
             grpc: bind_address("--grpc", &self.grpc, api::ENGINE_PORT)?,
             grpc_advertise: self.grpc_advertise,
             node_name: self.node_name,

@@ -208,7 +208,7 @@ impl Cluster {
             .arg("engine")
             .args(["--node-name", name, "--grpc", &grpc.to_string(), "--nvme", &nvme.to_string()])
             // All engines are on one address: each takes ports of its own, and keeps them.
-            .args(["--iscsi-nexus-port", "0", "--iscsi-replica-port", "0"])
+            .args(["--iscsi-nexus-port", "0", "--iscsi-replica-port", "0", "--nbd-port", "0"])
             .args(["--control", &self.address.to_string(), "--log", "info"])
             .arg("--config")
             .arg(dir.join("config.yaml"))

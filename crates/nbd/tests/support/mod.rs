@@ -269,11 +269,13 @@ impl Peer {
         loop {
             self.unread.extend(world.output(self.id));
             let mut moved = false;
-            while !self.unread.is_empty() {
+            let unread = std::mem::take(&mut self.unread);
+            let mut rest = &unread[..];
+            while !rest.is_empty() {
                 let mut place = self.client.receive();
-                let n = self.unread.len().min(place.max).min(self.piece);
-                place.buf[place.from..place.from + n].copy_from_slice(&self.unread[..n]);
-                self.unread.drain(..n);
+                let n = rest.len().min(place.max).min(self.piece);
+                place.buf[place.from..place.from + n].copy_from_slice(&rest[..n]);
+                rest = &rest[n..];
                 self.client.received(place.buf, n, &mut self.done).expect("our server keeps to the protocol");
                 moved = true;
             }
