@@ -1,9 +1,9 @@
 // The page: keeps what is known, draws it, and does what is asked.
 
 import { charts } from "./chart.js";
-import { deleteVolume, newPool, newVolume } from "./dialogs.js";
+import { deleteVolume, enterToken, newPool, newVolume } from "./dialogs.js";
 import { fill, h } from "./format.js";
-import { call, follow } from "./source.js";
+import { call, follow, hasToken, onTokenNeeded, setToken } from "./source.js";
 import { attention, events, head, headline, isTrouble, nodes, tiles } from "./view.js";
 import { volumes } from "./volumes.js";
 
@@ -40,6 +40,7 @@ function paint() {
   document.body.classList.toggle("stale", known.lost !== null);
   fill(part("live"), [h("span", { class: known.lost ? "off" : "on", "aria-hidden": "true" }), known.lost ? "no connection" : status ? "live" : "connecting"]);
   if (!status) return;
+  part("forget").hidden = !hasToken();
   const line = headline(status, known.lost);
   document.title = line.look === "good" ? "Mayastor" : `${line.title} – Mayastor`;
   fill(part("headline"), head(line));
@@ -68,6 +69,7 @@ function push(course, point) {
   if (course.length > KEPT) course.shift();
 }
 
+onTokenNeeded(enterToken);
 follow({
   async open() {
     const [history, past] = await Promise.all([call("GET", "v1/history"), call("GET", `v1/events?last=${EVENTS}`)]);
@@ -138,6 +140,10 @@ const actions = {
     }
     draw();
   },
+  forget: () => {
+    setToken(null);
+    location.reload();
+  },
   theme: () => {
     const dark = matchMedia("(prefers-color-scheme: dark)").matches;
     const now = document.documentElement.dataset.theme ?? (dark ? "dark" : "light");
@@ -156,7 +162,7 @@ function wear(theme) {
 
 document.addEventListener("click", async (event) => {
   const button = event.target.closest("button[data-action]");
-  if (!button || button.disabled || (!known.status && button.dataset.action !== "theme")) return;
+  if (!button || button.disabled || (!known.status && !["theme", "forget"].includes(button.dataset.action))) return;
   button.setAttribute("aria-busy", "true");
   try {
     await actions[button.dataset.action](button.dataset);

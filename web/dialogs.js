@@ -1,6 +1,6 @@
 // What asks before it does: new volume, new pool, deleting.
 
-import { call } from "./source.js";
+import { call, setToken } from "./source.js";
 import { bytes, h, many } from "./format.js";
 
 const UNITS = { MiB: 2 ** 20, GiB: 2 ** 30, TiB: 2 ** 40 };
@@ -40,6 +40,19 @@ function ask(title, body, label, look, act) {
 }
 
 const field = (label, input, hint) => h("label", { class: "field" }, h("span", null, label), input, hint && h("small", null, hint));
+
+/** The token that the control plane wants; `wrong` when the one that was shown is not known. Asks until there is one. */
+export async function enterToken(wrong) {
+  for (;;) {
+    let entered = "";
+    const body = [
+      h("p", null, wrong ? "That token is not known here, or not any more." : "This control plane answers only those it knows."),
+      field("Token", h("input", { name: "token", type: "password", required: true, minlength: 32, autocomplete: "off", autofocus: true, spellcheck: "false" }), "from whoever runs it: mayastor token create NAME --role read. It is kept in this tab only."),
+    ];
+    await ask("Who are you?", body, "Go on", "primary", async (form) => { entered = form.elements.token.value.trim(); });
+    if (entered) return setToken(entered);
+  }
+}
 
 /** A new volume. */
 export function newVolume(status, say) {

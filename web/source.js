@@ -3,6 +3,47 @@
 /** A refusal, with the text that the control plane gave. */
 export class Refusal extends Error {}
 
+/** Says that a token is needed; resolves once another one may be tried. Set by whoever can ask for one. */
+let askForToken = async () => {};
+export const onTokenNeeded = (ask) => { askForToken = ask; };
+
+// The token stays in this tab, and goes with it.
+const KEY = "mayastor-token";
+let remembered = null;
+const token = () => {
+  try {
+    return sessionStorage.getItem(KEY) ?? remembered;
+  } catch {
+    return remembered;
+  }
+};
+export function setToken(text) {
+  remembered = text || null;
+  try {
+    if (text) sessionStorage.setItem(KEY, text);
+    else sessionStorage.removeItem(KEY);
+  } catch {
+    // A browser that keeps nothing asks again after the next reload.
+  }
+}
+export const hasToken = () => token() !== null;
+
+let asking = null;
+
+/** Fetches with the token; without one that is known, asks for it and tries again. */
+async function knock(path, options) {
+  for (;;) {
+    const shown = token();
+    const headers = { ...options.headers, ...(shown && { authorization: `Bearer ${shown}` }) };
+    const response = await fetch(path, { ...options, headers });
+    if (response.status !== 401) return response;
+    // Another call may have brought a new one meanwhile; only one asks.
+    if (token() !== shown) continue;
+    asking ??= Promise.resolve(askForToken(shown !== null)).finally(() => { asking = null; });
+    await asking;
+  }
+}
+
 /** Calls a verb of the REST API; its answer as an object, or a Refusal. */
 export async function call(method, path, body) {
   const options = { method, headers: {} };
@@ -12,7 +53,7 @@ export async function call(method, path, body) {
   }
   let response;
   try {
-    response = await fetch(path, options);
+    response = await knock(path, options);
   } catch {
     throw new Refusal("The control plane cannot be reached.");
   }
@@ -30,7 +71,7 @@ export async function follow(on) {
   let pause = 500;
   for (;;) {
     try {
-      const response = await fetch("v1/watch", { headers: { accept: "text/event-stream" } });
+      const response = await knock("v1/watch", { headers: { accept: "text/event-stream" } });
       if (!response.ok) throw new Error(String(response.status));
       await on.open();
       pause = 500;

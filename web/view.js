@@ -182,7 +182,7 @@ export function events(list) {
   if (list.length === 0) return [h("li", { class: "empty" }, "Nothing has happened yet.")];
   return list.map((e) => {
     const look = GRAVE.test(e.kind) ? "bad" : GOOD.test(e.kind) ? "good" : "plain";
-    return h("li", { class: look, "data-key": `${e.time_ms}-${e.kind}-${e.text}` }, h("time", { datetime: new Date(e.time_ms).toISOString(), title: new Date(e.time_ms).toLocaleString() }, clock(e.time_ms)), h("span", null, e.text));
+    return h("li", { class: look, "data-key": `${e.time_ms}-${e.kind}-${e.text}` }, h("time", { datetime: new Date(e.time_ms).toISOString(), title: new Date(e.time_ms).toLocaleString() }, clock(e.time_ms)), h("span", null, e.text, e.actor && h("small", null, ` by ${e.actor}`)));
   });
 }
 

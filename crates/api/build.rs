@@ -1,4 +1,5 @@
 //! Compiles the wire schemas with a Rust protobuf compiler, so that building needs no `protoc`.
+#![allow(clippy::disallowed_methods, reason = "a build script writes files")]
 
 /// Fields that hold an enum: their generated Rust type is `i32`, programs that read JSON shall see the word.
 const ENUM_FIELDS: &[(&str, &str)] = &[
@@ -19,6 +20,15 @@ const ENUM_FIELDS: &[(&str, &str)] = &[
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let schemas = protox::compile(["mayastor.proto", "mayastor_v1.proto"], ["proto"])?;
+    let mut paths = Vec::new();
+    for file in &schemas.file {
+        for service in &file.service {
+            let calls = service.method.iter().map(|m| format!("/{}.{}/{}", file.package(), service.name(), m.name()));
+            paths.extend(calls);
+        }
+    }
+    let list = std::path::Path::new(&std::env::var("OUT_DIR")?).join("rpcs.rs");
+    std::fs::write(list, format!("&{paths:?}"))?;
     let mut builder = tonic_prost_build::configure().type_attribute(".", "#[derive(serde::Serialize)]");
     // A key is shown by nothing that prints a message.
     builder = builder.skip_debug(["mayastor.PublishNexusRequest"]);

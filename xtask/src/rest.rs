@@ -21,17 +21,37 @@ pub fn run() -> Result<()> {
         shell::run("python3", &["-m", "venv", text(&venv)?])?;
         shell::run(text(&venv.join("bin/pip"))?, &["install", "--quiet", SCHEMATHESIS])?;
     }
+    for auth in [Auth::Off, Auth::On] {
+        judge(&root, &tool, auth)?;
+    }
+    Ok(())
+}
+
+/// Whether the control plane wants a token.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Auth {
+    Off,
+    On,
+}
+
+fn judge(root: &Path, tool: &Path, auth: Auth) -> Result<()> {
     let data = std::env::temp_dir().join(format!("mayastor-rest-{}", std::process::id()));
-    let (up, port) = start(&root.join("target/release/mayastor"), &data)?;
+    let (up, port) = start(&root.join("target/release/mayastor"), &data, auth)?;
     let document = format!("http://127.0.0.1:{port}/openapi.json");
     let common = ["run", &document, "--seed", SEED, "--max-examples", "40", "--request-timeout", "60", "--no-color"];
+    let mut common = common.map(str::to_owned).to_vec();
+    if auth == Auth::On {
+        let token = std::fs::read_to_string(data.join("cluster.token"))?;
+        common.extend(["--header".to_owned(), format!("Authorization: Bearer {}", token.trim())]);
+    }
+    let common: Vec<&str> = common.iter().map(String::as_str).collect();
     let judged = || -> Result<()> {
         // A stream has no end to judge.
         let others = ["--exclude-path", "/v1/watch", "--exclude-operation-id", "create_pool"];
-        shell::run(text(&tool)?, &[&common[..], &others].concat())?;
+        shell::run(text(tool)?, &[&common[..], &others].concat())?;
         // What a node makes of the path of a disk no schema can say.
         let pools = ["--include-operation-id", "create_pool", "--exclude-checks", "positive_data_acceptance"];
-        shell::run(text(&tool)?, &[&common[..], &pools].concat())
+        shell::run(text(tool)?, &[&common[..], &pools].concat())
     };
     let result = judged();
     drop(up);
@@ -54,7 +74,7 @@ impl Drop for Up {
     }
 }
 
-fn start(program: &Path, data: &Path) -> Result<(Up, u16)> {
+fn start(program: &Path, data: &Path, auth: Auth) -> Result<(Up, u16)> {
     let first = 14_000 + u16::try_from(std::process::id() % 400)? * 20;
     let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok();
     let base = (0..400).map(|n| first.wrapping_add(n * 20)).find(|p| (*p..*p + 12).all(free));
@@ -64,6 +84,7 @@ fn start(program: &Path, data: &Path) -> Result<(Up, u16)> {
         .args(["up", "--nodes", "2", "--pool-size", "1GiB", "--base-port", &port(0), "--http-port", &port(6)])
         .args(["--nvme-port", &port(8), "--data-dir"])
         .arg(data)
+        .args(["--auth", if auth == Auth::On { "on" } else { "off" }])
         .stdout(Stdio::piped())
         .spawn()
         .map_err(|e| format!("{}: {e}", program.display()))?;

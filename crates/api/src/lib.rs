@@ -59,6 +59,9 @@ pub mod etcd {
     tonic::include_proto!("etcdserverpb");
 }
 
+/// The paths of all RPCs of the packages `mayastor` and `mayastor.v1`, such as `/mayastor.v1.Control/ListNodes`.
+pub const RPCS: &[&str] = include!(concat!(env!("OUT_DIR"), "/rpcs.rs"));
+
 /// The port of an engine's gRPC services.
 pub const ENGINE_PORT: u16 = 10124;
 /// The port of the control plane's gRPC services.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
+use access::Channel;
 use api::v1;
 use api::v1::engine_client::EngineClient;
 use block::Bytes;
@@ -12,7 +13,7 @@ use tokio::task::JoinHandle;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use uuid::Uuid;
 
 use crate::Inner;
@@ -294,14 +295,13 @@ pub(crate) fn watch(inner: &Arc<Inner>, id: &str, endpoint: &str) {
         Ok(address) => address,
         Err(error) => return tracing::warn!("node {id} has an unusable address {endpoint:?}: {error}"),
     };
-    let channel = address
+    let address = address
         .connect_timeout(Duration::from_secs(2))
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(5))
-        .connect_lazy();
+        .keep_alive_timeout(Duration::from_secs(5));
     let term = Term(AsciiMetadataValue::from(inner.state.term()));
-    let channel = InterceptedService::new(channel, term);
+    let channel = InterceptedService::new(inner.options.access.dial.lazy(&address), term);
     let task = tokio::spawn(listen(Arc::downgrade(inner), id.to_owned(), channel.clone()));
     let away = Node {
         reach: Reach::Unreachable { since_ms: now_ms },

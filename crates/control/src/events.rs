@@ -27,7 +27,13 @@ fn key(number: u64) -> String {
 }
 
 fn wire(e: &EventRecord) -> api::v1::Event {
-    api::v1::Event { time_ms: e.time_ms, kind: e.kind.clone(), object: e.object.clone(), text: e.text.clone() }
+    api::v1::Event {
+        time_ms: e.time_ms,
+        kind: e.kind.clone(),
+        object: e.object.clone(),
+        text: e.text.clone(),
+        actor: e.actor.clone(),
+    }
 }
 
 impl Events {
@@ -46,10 +52,15 @@ impl Events {
 
     /// Notes that something happened. A store that fails is no reason to stop what happens.
     pub async fn note(&self, kind: &str, object: String, text: String) {
-        tracing::info!(kind, object, "{text}");
+        self.write(kind, object, text, access::call::note_actor()).await;
+    }
+
+    /// Notes that something happened because somebody asked for it.
+    async fn write(&self, kind: &str, object: String, text: String, actor: String) {
+        tracing::info!(kind, object, actor, "{text}");
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        let event = EventRecord { time_ms, kind: kind.to_owned(), object, text };
+        let event = EventRecord { time_ms, kind: kind.to_owned(), object, text, actor };
         let mut changes = Vec::new();
         {
             let mut log = self.log.lock().expect("nobody panics while holding the events");
@@ -78,6 +89,18 @@ impl Events {
         let skip = if last == 0 { 0 } else { all.len().saturating_sub(last) };
         (all.into_iter().skip(skip).collect(), self.news.subscribe())
     }
+}
+
+/// Notes calls that changed something, when whoever served them noted nothing.
+pub(crate) fn notary(inner: &Arc<crate::Inner>) -> access::layer::Notary {
+    let weak = Arc::downgrade(inner);
+    Arc::new(move |call| {
+        let Some(inner) = weak.upgrade() else { return };
+        let object = Some(call.about()).filter(|o| !o.is_empty()).unwrap_or_else(|| "cluster".into());
+        let what = call.what.rsplit_once("/mayastor.").map_or(call.what.as_str(), |(_, w)| w);
+        let (text, actor) = (format!("{what} was called"), call.caller.name.clone());
+        tokio::spawn(async move { inner.events.write("called", object, text, actor).await });
+    })
 }
 
 /// What happens from now on, for whoever shows it.

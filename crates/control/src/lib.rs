@@ -33,6 +33,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::conn::Incoming;
+use access::{Access, GateLayer};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
@@ -60,6 +62,8 @@ pub struct Options {
     pub retry: Duration,
     /// How many events are kept.
     pub events: usize,
+    /// Whom it lets in, and what it shows to engines.
+    pub access: Access,
 }
 
 impl Default for Options {
@@ -72,6 +76,7 @@ impl Default for Options {
             client_wait: Duration::from_secs(30),
             retry: Duration::from_millis(500),
             events: 5_000,
+            access: Access::default(),
         }
     }
 }
@@ -145,12 +150,14 @@ impl Control {
         use api::v1::{control_server::ControlServer, registry_server::RegistryServer};
         let (stop, stopped) = watch::channel(());
         let service = service::Service::new(self.0.clone(), stopped);
+        let Access { gate, tls, .. } = self.0.options.access.clone();
         tonic::transport::Server::builder()
             .tcp_nodelay(true)
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
+            .layer(GateLayer::new(gate).with_notary(events::notary(&self.0)))
             .add_service(RegistryServer::new(registry::Service(self.0.clone())))
             .add_service(ControlServer::new(service))
-            .serve_with_incoming_shutdown(tokio_stream::wrappers::TcpListenerStream::new(listener), async move {
+            .serve_with_incoming_shutdown(Incoming::new(listener, tls), async move {
                 shutdown.await;
                 // Streams would otherwise keep the server from ending.
                 drop(stop);

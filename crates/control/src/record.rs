@@ -87,6 +87,9 @@ pub(crate) struct EventRecord {
     pub kind: String,
     pub object: String,
     pub text: String,
+    /// Who asked for it; empty when nobody did, or nobody is known by name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub actor: String,
 }
 
 pub(crate) fn encode<T: Serialize>(value: &T) -> Vec<u8> {

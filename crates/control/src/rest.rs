@@ -13,14 +13,22 @@ mod problem;
 mod watch;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::response::IntoResponse;
+use access::Access;
+use access::conn::{Conn, Incoming, Peer};
+use axum::extract::State;
+use axum::extract::connect_info::Connected;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
+use axum::serve::{IncomingStream, Listener};
 use axum::{Json, Router};
 use tokio::net::TcpListener;
 use tokio::sync::watch as channel;
 use utoipa::OpenApi;
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Content, Ref, RefOr, ResponseBuilder};
 
 use crate::Inner;
 use crate::service::Service;
@@ -77,6 +85,35 @@ impl Rest {
 )]
 struct Api;
 
+/// The document as this server means it: where a token is needed, it says so.
+async fn openapi(State(rest): State<Rest>) -> Response {
+    Json(document(!rest.inner.options.access.gate.is_open())).into_response()
+}
+
+fn document(locked: bool) -> utoipa::openapi::OpenApi {
+    let mut document = Api::openapi();
+    if !locked {
+        return document;
+    }
+    let text = "A token with the role read, operate or admin, as `mayastor token create` makes it.";
+    let scheme = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(text)).build();
+    let components = document.components.get_or_insert_default();
+    components.add_security_scheme("token", SecurityScheme::Http(scheme));
+    document.security = Some(vec![SecurityRequirement::new("token", Vec::<String>::new())]);
+    let refused = |what: &str| {
+        let content = Content::new(Some(Ref::from_schema_name("Problem")));
+        ResponseBuilder::new().description(what).content("application/problem+json", content).build()
+    };
+    for item in document.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post, &mut item.put, &mut item.delete].into_iter().flatten() {
+            let responses = &mut operation.responses.responses;
+            responses.insert("401".into(), RefOr::T(refused("No token that is known")));
+            responses.insert("403".into(), RefOr::T(refused("The token's role is too low")));
+        }
+    }
+    document
+}
+
 fn api() -> Router<Rest> {
     Router::new()
         .route("/v1/status", get(calls::status))
@@ -96,16 +133,48 @@ fn api() -> Router<Rest> {
         .route("/v1/watch", get(watch::watch))
 }
 
-fn router(rest: Rest, reach: guard::Reach) -> Router {
+fn router(rest: Rest, door: guard::Door) -> Router {
     api()
         .route("/metrics", get(metrics::metrics))
-        .route("/openapi.json", get(async || Json(Api::openapi()).into_response()))
+        .route("/openapi.json", get(openapi))
         .route("/", get(page::index))
         .route("/{file}", get(page::file))
         .fallback(async || Problem::not_found("there is nothing here; /openapi.json lists what there is"))
         .method_not_allowed_fallback(async || Problem::method())
-        .layer(axum::middleware::from_fn_with_state(reach, guard::guard))
+        .layer(axum::middleware::from_fn_with_state(door, guard::guard))
         .with_state(rest)
+}
+
+/// Connections as axum takes them.
+struct Doorway(Incoming);
+
+impl Listener for Doorway {
+    type Io = Conn;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Conn, SocketAddr) {
+        match self.0.next().await {
+            Some(conn) => {
+                let address = conn.peer().address.unwrap_or(SocketAddr::from(([0, 0, 0, 0], 0)));
+                (conn, address)
+            }
+            // It ends with the runtime only.
+            None => std::future::pending().await,
+        }
+    }
+    fn local_addr(&self) -> std::io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// Who is at the other end of a connection.
+#[derive(Clone)]
+struct Caller(Peer);
+
+impl Connected<IncomingStream<'_, Doorway>> for Caller {
+    fn connect_info(stream: IncomingStream<'_, Doorway>) -> Caller {
+        Caller(stream.io().peer().clone())
+    }
 }
 
 /// Serves until `shutdown` ends.
@@ -119,11 +188,16 @@ pub(crate) async fn serve(
     let service = Arc::new(Service::new(inner.clone(), stopped.clone()));
     let loopback = listener.local_addr()?.ip().is_loopback();
     let reach = if loopback { guard::Reach::Loopback } else { guard::Reach::Network };
-    let router = router(Rest { inner, service, stopped }, reach);
-    let server = axum::serve(listener, router).with_graceful_shutdown(async move {
-        // The sender is dropped, which is the sign.
-        let _ = ended.changed().await;
-    });
+    let Access { gate, tls, .. } = inner.options.access.clone();
+    let door = guard::Door { reach, gate, notary: crate::events::notary(&inner) };
+    let router = router(Rest { inner, service, stopped }, door);
+    let listener = Doorway(Incoming::new(listener, tls));
+    let server = axum::serve(listener, router.into_make_service_with_connect_info::<Caller>()).with_graceful_shutdown(
+        async move {
+            // The sender is dropped, which is the sign.
+            let _ = ended.changed().await;
+        },
+    );
     let mut server = std::pin::pin!(server.into_future());
     tokio::select! {
         done = &mut server => return done,
@@ -138,6 +212,33 @@ pub(crate) async fn serve(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_table_of_roles_has_every_route_and_only_those() {
+        let source = include_str!("rest.rs");
+        let mut routes = std::collections::BTreeSet::new();
+        for line in source.lines().filter_map(|l| l.trim().strip_prefix(".route(\"")) {
+            let (route, handlers) = line.split_once('"').expect("a route");
+            for method in ["get", "post", "put", "delete", "patch"] {
+                if handlers.contains(&format!("{method}(")) {
+                    routes.insert((method.to_uppercase(), route.to_owned()));
+                }
+            }
+        }
+        let table: std::collections::BTreeSet<_> =
+            access::table::ROUTES.iter().map(|(m, r, _)| ((*m).to_owned(), (*r).to_owned())).collect();
+        assert_eq!(routes, table, "crates/access/src/table.rs says what each route needs");
+    }
+
+    #[test]
+    fn the_document_says_whether_a_token_is_needed() {
+        let json = |locked| serde_json::to_value(document(locked)).expect("plain data");
+        assert!(json(false)["security"].is_null());
+        assert!(json(true)["security"][0]["token"].is_array());
+        assert_eq!(json(true)["components"]["securitySchemes"]["token"]["scheme"], "bearer");
+        assert!(json(true)["paths"]["/v1/status"]["get"]["responses"]["401"].is_object());
+        assert!(json(true)["components"]["schemas"]["Problem"].is_object());
+    }
 
     #[test]
     fn the_document_names_every_route_and_only_those() {

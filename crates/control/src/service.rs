@@ -64,6 +64,7 @@ impl Service {
         name: &str,
         edit: impl FnOnce(&mut Volume) -> Result<(), Status>,
     ) -> Result<(), Status> {
+        access::call::about(&format!("volume/{name}"));
         let done = self.inner.state.change(id, |volume| -> Result<Fate<()>, Refused> {
             let volume = volume.ok_or_else(|| unknown(name))?;
             if volume.life == Life::Deleting {
@@ -293,6 +294,7 @@ impl v1::control_server::Control for Service {
 
     async fn destroy_volume(&self, request: Request<v1::VolumeName>) -> Result<Response<v1::Empty>, Status> {
         let name = request.into_inner().name;
+        access::call::about(&format!("volume/{name}"));
         let Some(id) = self.inner.state.find(&name) else { return Ok(Response::new(v1::Empty {})) };
         let deleted = self.inner.state.change(id, |volume| -> Result<Fate<()>, Refused> {
             match volume {

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use access::{Channel, Dial};
 use api::v1;
 use api::v1::control_client::ControlClient;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 use crate::identity::Ready;
@@ -40,8 +41,8 @@ pub trait ControlPlane: Send + Sync + 'static {
 pub struct Remote(ControlClient<Channel>);
 
 impl Remote {
-    /// The control plane at `host:port`.
-    pub fn new(address: &str) -> Result<Remote, String> {
+    /// The control plane at `host:port`, called so.
+    pub fn new(address: &str, dial: &Dial) -> Result<Remote, String> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|e| format!("the control plane's address {address:?}: {e}"))?
             .connect_timeout(LOOK)
@@ -49,7 +50,7 @@ impl Remote {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(5))
             .keep_alive_timeout(Duration::from_secs(5));
-        Ok(Remote(ControlClient::new(endpoint.connect_lazy()).max_decoding_message_size(64 << 20)))
+        Ok(Remote(ControlClient::new(dial.lazy(&endpoint)).max_decoding_message_size(64 << 20)))
     }
 
     fn client(&self) -> ControlClient<Channel> {

@@ -37,6 +37,8 @@ pub struct Options {
     pub program: PathBuf,
     /// The control plane's address, for volumes whose target moves.
     pub control: Option<String>,
+    /// The options by which the program shows that it may ask there.
+    pub credentials: Vec<String>,
     /// How devices are attached.
     pub transport: Transport,
     /// How many volumes this node takes; 0: any number.
@@ -118,6 +120,7 @@ impl Node {
             state: options.state.clone(),
             program: options.program.clone(),
             control: options.control.clone(),
+            credentials: options.credentials.clone(),
         };
         Ok(Node(Arc::new(Inner { options, attacher, busy: Mutex::default() })))
     }

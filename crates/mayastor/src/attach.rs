@@ -86,7 +86,8 @@ fn cannot(what: &str, path: &Path, error: impl std::fmt::Display) -> Failure {
 }
 
 /// Runs it until SIGTERM or SIGINT; SIGHUP makes it look at the volume's size again.
-pub async fn run(arguments: Arguments, control: Option<String>) -> Done {
+pub async fn run(arguments: Arguments, control: Option<String>, own: crate::access::Credentials) -> Done {
+    let dial = own.dial()?;
     std::fs::create_dir_all(&arguments.dir).map_err(|e| cannot("make", &arguments.dir, e))?;
     let place = Place(arguments.dir.canonicalize().map_err(|e| cannot("find", &arguments.dir, e))?);
     let _lock = lock(&place)?;
@@ -104,7 +105,7 @@ pub async fn run(arguments: Arguments, control: Option<String>) -> Done {
     };
     let attached = attach(&place, &volume, arguments.read_only)?;
     output::print(&format!("{}\n", attached.device.display()))?;
-    let moves = path::follow(volume.clone(), arguments.volume.clone(), control);
+    let moves = path::follow(volume.clone(), arguments.volume.clone(), control, dial);
     tokio::pin!(moves);
     loop {
         tokio::select! {

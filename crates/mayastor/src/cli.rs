@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::access::Credentials;
 use crate::attach;
-use crate::client::{bdev, config, events, nexus, node, pool, rebuild, replica, status, volume};
+use crate::client::{bdev, config, events, nexus, node, pool, rebuild, replica, status, token, volume};
 use crate::connect::Client;
 use crate::control;
 use crate::failure::EXIT_CODES;
@@ -67,6 +68,9 @@ pub struct Globals {
     /// How many seconds a call may take
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub timeout: u64,
+    /// What is shown to those that are called.
+    #[command(flatten)]
+    pub credentials: Credentials,
 }
 
 /// Roles and client commands.
@@ -121,6 +125,10 @@ pub enum Command {
     #[command(subcommand, arg_required_else_help = true)]
     Config(config::Command),
 
+    /// Tokens: who may ask for what
+    #[command(subcommand, arg_required_else_help = true)]
+    Token(token::Command),
+
     /// Run whole clusters in a box, let things go wrong, and check what is promised
     #[command(after_help = proof::cli::EXAMPLES)]
     Sim(proof::cli::Arguments),
@@ -147,6 +155,7 @@ impl Cli {
             engine,
             control: globals.control.clone().unwrap_or_else(|| "127.0.0.1".into()),
             timeout: Duration::from_secs(globals.timeout),
+            credentials: globals.credentials.clone(),
             output: Output { format: globals.output, units: globals.units, quiet: globals.quiet },
         }
     }

@@ -10,6 +10,7 @@ pub mod progress;
 pub mod rebuild;
 pub mod replica;
 pub mod status;
+pub mod token;
 pub mod volume;
 
 use api::v0::{ShareProtocolNexus, ShareProtocolReplica};

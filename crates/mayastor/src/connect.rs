@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use ::access::{Channel, Dial};
 use api::v0::bdev_rpc_client::BdevRpcClient;
 use api::v0::mayastor_client::MayastorClient;
 use api::v1::control_client::ControlClient;
 use api::v1::engine_client::EngineClient;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Response, Status};
 
+use crate::access::Credentials;
 use crate::failure::Failure;
 use crate::output::Output;
 
@@ -26,6 +28,8 @@ pub struct Client {
     pub control: String,
     /// How long a call may take.
     pub timeout: Duration,
+    /// What is shown to them.
+    pub credentials: Credentials,
     /// How to print.
     pub output: Output,
 }
@@ -53,7 +57,7 @@ impl Client {
     /// Connects to the engine.
     pub async fn engine(&self) -> Result<Engine, Failure> {
         let peer = Peer { role: "engine", address: with_port(&self.engine, api::ENGINE_PORT)? };
-        let channel = peer.connect(Some(self.timeout)).await?;
+        let channel = peer.connect(&self.credentials.dial()?, Some(self.timeout)).await?;
         Ok(Engine { peer, channel })
     }
     /// Connects to the control plane.
@@ -67,12 +71,12 @@ impl Client {
     /// Connects to the engine for answers that come without end.
     pub async fn engine_stream(&self) -> Result<Engine, Failure> {
         let peer = Peer { role: "engine", address: with_port(&self.engine, api::ENGINE_PORT)? };
-        let channel = peer.connect(None).await?;
+        let channel = peer.connect(&self.credentials.dial()?, None).await?;
         Ok(Engine { peer, channel })
     }
     async fn control_within(&self, timeout: Option<Duration>) -> Result<Control, Failure> {
         let peer = Peer { role: "control plane", address: with_port(&self.control, api::CONTROL_PORT)? };
-        let channel = peer.connect(timeout).await?;
+        let channel = peer.connect(&self.credentials.dial()?, timeout).await?;
         Ok(Control { peer, channel })
     }
 }
@@ -135,15 +139,14 @@ impl std::fmt::Display for Peer {
 }
 
 impl Peer {
-    async fn connect(&self, timeout: Option<Duration>) -> Result<Channel, Failure> {
+    async fn connect(&self, dial: &Dial, timeout: Option<Duration>) -> Result<Channel, Failure> {
         let wrong = |why| Failure::usage(format!("{:?} is not an address: {why}", self.address));
         let mut endpoint = Endpoint::from_shared(format!("http://{}", self.address)).map_err(|e| wrong(root(&e)))?;
         endpoint = endpoint.connect_timeout(CONNECT).tcp_nodelay(true);
         if let Some(timeout) = timeout {
             endpoint = endpoint.timeout(timeout);
         }
-        endpoint
-            .connect()
+        dial.connect(&endpoint)
             .await
             .map_err(|error| Failure::unreachable(format!("cannot connect to the {self}: {}", root(&error))))
     }
@@ -172,6 +175,7 @@ impl Peer {
             Code::Cancelled | Code::DeadlineExceeded => {
                 Failure::unreachable(format!("no answer in time from the {self}; the call may still take effect"))
             }
+            Code::Unauthenticated | Code::PermissionDenied => Failure::failed(format!("refused: {message} ({self})")),
             _ if message.is_empty() => Failure::failed(format!("{} ({self})", status.code().description())),
             _ => Failure::failed(format!("{message} ({self})")),
         }

@@ -11,6 +11,7 @@ use clap::Args;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
+use crate::access::{Credentials, Doors, Place};
 use crate::failure::{Done, Failure};
 use crate::output;
 use crate::serve::Signals;
@@ -38,6 +39,9 @@ pub struct Arguments {
     /// How often engines report, in seconds; after three silent ones a node is unreachable
     #[arg(long, value_name = "SECONDS", default_value_t = 2.0, value_parser = seconds)]
     heartbeat: f64,
+    /// Whom it lets in.
+    #[command(flatten)]
+    doors: Doors,
     /// What is logged: error, warn, info, debug, trace, or a filter such as info,control=debug
     #[arg(short = 'L', long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", hide_env_values = true)]
     pub log: String,
@@ -100,16 +104,24 @@ pub async fn open(dir: &Path, options: Options) -> Result<Control, Failure> {
 }
 
 /// Runs the role until SIGTERM or SIGINT.
-pub async fn run(arguments: Arguments) -> Done {
+pub async fn run(arguments: Arguments, own: Credentials) -> Done {
     let cannot = |e| Failure::failed(format!("cannot listen on {} for gRPC: {e}", arguments.grpc));
     let listener = TcpListener::bind(arguments.grpc).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     let http = listen_http(arguments.http).await?;
     let mut signals = Signals::new()?;
-    let control = open(&arguments.data_dir, options(arguments.node_grace, arguments.heartbeat)).await?;
     let page = http.as_ref().map(TcpListener::local_addr).transpose().map_err(cannot)?;
-    let page = page.map(|at| format!(", page http://{at}")).unwrap_or_default();
+    let ports: Vec<SocketAddr> = std::iter::once(address).chain(page).collect();
+    let place = Place { ports: &ports, data_dir: Some(&arguments.data_dir) };
+    let (access, note) = arguments.doors.open(&own, place)?;
+    let scheme = if access.tls.is_some() { "https" } else { "http" };
+    let options = Options { access, ..options(arguments.node_grace, arguments.heartbeat) };
+    let control = open(&arguments.data_dir, options).await?;
+    let page = page.map(|at| format!(", page {scheme}://{at}")).unwrap_or_default();
     output::print(&format!("control plane ready: gRPC {address}{page}, data in {}\n", arguments.data_dir.display()))?;
+    if let Some(note) = note {
+        output::print(&format!("{note}\n"))?;
+    }
     let (stop, stopped) = watch::channel(());
     let web = http.map(|http| tokio::spawn(serve_http(control.clone(), http, stopped)));
     let signalled = async move {

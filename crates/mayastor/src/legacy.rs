@@ -5,11 +5,12 @@ mod print;
 
 use std::process::ExitCode;
 
+use access::Channel;
 use api::v0;
 use api::v0::bdev_rpc_client::BdevRpcClient;
 use api::v0::mayastor_client::MayastorClient;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 
 use crate::client::ReplicaProtocol;
@@ -228,7 +229,10 @@ async fn command(cli: Cli, printer: &Printer) -> Result<(), Status> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"));
     let endpoint = endpoint.map_err(|e| Status::invalid_argument(e.to_string()))?.tcp_nodelay(true);
     let unreachable = |e| Status::unavailable(format!("cannot connect to {address}: {}", root(&e)));
-    let channel = endpoint.connect().await.map_err(unreachable)?;
+    // v0.3.0's client knows no credentials: it takes them from the environment.
+    let dial = crate::access::Credentials::from_environment().dial();
+    let dial = dial.map_err(|e| Status::invalid_argument(e.to_string()))?;
+    let channel = dial.connect(&endpoint).await.map_err(unreachable)?;
     let clients = Clients { mayastor: MayastorClient::new(channel.clone()), bdev: BdevRpcClient::new(channel) };
     match cli.command {
         Command::Pool(command) => pool(command, clients.mayastor, printer).await,

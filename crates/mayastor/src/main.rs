@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![allow(clippy::disallowed_methods, reason = "the program: it owns the clock, the files and the randomness")]
 
+mod access;
 mod attach;
 mod cli;
 mod client;
@@ -59,7 +60,7 @@ fn run(cli: Cli) -> Done {
     match cli.command {
         Command::Engine(arguments) => {
             log(&arguments.log)?;
-            wait_for(serve::run(arguments, cli.globals.control))
+            wait_for(serve::run(arguments, cli.globals.control, cli.globals.credentials))
         }
         Command::Up(arguments) => {
             log(&arguments.log)?;
@@ -67,15 +68,15 @@ fn run(cli: Cli) -> Done {
         }
         Command::Control(arguments) => {
             log(&arguments.log)?;
-            wait_for(control::run(arguments))
+            wait_for(control::run(arguments, cli.globals.credentials))
         }
         Command::Attach(arguments) => {
             log(&arguments.log)?;
-            wait_for(attach::run(arguments, cli.globals.control))
+            wait_for(attach::run(arguments, cli.globals.control, cli.globals.credentials))
         }
         Command::Csi(command) => {
             log(command.log())?;
-            wait_for(plugin::run(command, cli.globals.control))
+            wait_for(plugin::run(command, cli.globals.control, cli.globals.credentials))
         }
         Command::Node(command) => wait_for(client::node::run(command, &client)),
         Command::Volume(command) => wait_for(client::volume::run(command, &client)),
@@ -87,6 +88,7 @@ fn run(cli: Cli) -> Done {
         Command::Rebuild(command) => wait_for(client::rebuild::run(command, &client)),
         Command::Bdev(command) => wait_for(client::bdev::run(command, &client)),
         Command::Config(command) => wait_for(client::config::run(command, &client)),
+        Command::Token(command) => client::token::run(command, &client.output),
         Command::Sim(_) => unreachable!("it has exit codes of its own, see main"),
         Command::ExitCodes => output::print(&cli::exit_codes()),
     }

@@ -10,6 +10,7 @@ use ::csi::node::{Node, Options};
 use ::csi::{Plugin, serve};
 use clap::{Args, Subcommand, ValueEnum};
 
+use crate::access::Credentials;
 use crate::connect::with_port;
 use crate::failure::{Done, Failure};
 use crate::output;
@@ -108,13 +109,14 @@ fn before(step: &str) {
 }
 
 /// Runs a plugin until SIGTERM or SIGINT.
-pub async fn run(command: Command, control: Option<String>) -> Done {
+pub async fn run(command: Command, control: Option<String>, own: Credentials) -> Done {
+    let dial = own.dial()?;
     let mut signals = Signals::new()?;
     let control = control.map(|c| with_port(&c, api::CONTROL_PORT)).transpose()?;
     let (socket, what, plugin) = match command {
         Command::Controller(arguments) => {
             let address = control.unwrap_or_else(|| format!("127.0.0.1:{}", api::CONTROL_PORT));
-            let remote = Remote::new(&address).map_err(Failure::usage)?;
+            let remote = Remote::new(&address, &dial).map_err(Failure::usage)?;
             let plugin = Plugin::Controller(Controller::new(remote, arguments.common.max_volumes));
             (arguments.common.socket, "controller", plugin)
         }
@@ -127,6 +129,7 @@ pub async fn run(command: Command, control: Option<String>) -> Done {
                 state: arguments.state_dir.clone(),
                 program: std::env::current_exe().map_err(Failure::failed)?,
                 control,
+                credentials: own.arguments(),
                 transport: match arguments.transport {
                     Way::Auto => Transport::Auto,
                     Way::Kernel => Transport::Kernel,

@@ -13,6 +13,8 @@ mod v1;
 
 use std::time::Duration;
 
+use access::conn::Incoming;
+use access::{Access, GateLayer};
 use api::v0::bdev_rpc_server::BdevRpcServer;
 use api::v0::mayastor_server::MayastorServer;
 use api::v1::engine_server::EngineServer;
@@ -23,10 +25,10 @@ use ring::Shard;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 
 pub use options::{Arguments, EXAMPLES};
 
+use crate::access::{Credentials, Place};
 use crate::failure::{Done, Failure};
 use crate::output;
 use options::Plan;
@@ -56,14 +58,20 @@ impl Engine {
 }
 
 /// Runs the role until SIGTERM or SIGINT.
-pub async fn run(arguments: Arguments, control: Option<String>) -> Done {
+pub async fn run(arguments: Arguments, control: Option<String>, own: Credentials) -> Done {
+    let doors = arguments.doors.clone();
     let plan = arguments.plan(control)?;
+    let (access, _) = doors.open(&own, Place { ports: &[plan.grpc], data_dir: None })?;
     let cannot = |error| Failure::failed(format!("cannot listen on {} for gRPC: {error}", plan.grpc));
     let listener = TcpListener::bind(plan.grpc).await.map_err(cannot)?;
     let endpoint = plan.grpc_endpoint(listener.local_addr().map_err(cannot)?);
     let mut signals = Signals::new()?;
     let (stop, stopping) = watch::channel(false);
-    let link = plan.control.clone().map(|address| control::Link::new(&address, plan.node_name.clone())).transpose()?;
+    let link = plan
+        .control
+        .clone()
+        .map(|address| control::Link::new(&address, plan.node_name.clone(), &access.dial))
+        .transpose()?;
 
     // On a thread of its own: while the node brings back its nexuses it may ask the control plane, through this one.
     let starting = tokio::task::spawn_blocking({
@@ -86,7 +94,7 @@ pub async fn run(arguments: Arguments, control: Option<String>) -> Done {
         let report = api::v1::RegisterRequest { id: plan.node_name.clone(), grpc_endpoint: endpoint, instance };
         tokio::spawn(control::register(link, report, stopping.clone()))
     });
-    let server = tokio::spawn(serve(listener, engine.clone()));
+    let server = tokio::spawn(serve(listener, engine.clone(), access));
     tokio::pin!(server);
     tokio::select! {
         signal = signals.next() => tracing::info!("{signal}: stopping"),
@@ -134,13 +142,14 @@ async fn identity(engine: &Engine) -> Result<(String, String), Failure> {
 }
 
 /// Serves until the engine is stopping and all calls have ended.
-async fn serve(listener: TcpListener, engine: Engine) -> Result<(), tonic::transport::Error> {
+async fn serve(listener: TcpListener, engine: Engine, access: Access) -> Result<(), tonic::transport::Error> {
     let mut stopping = engine.stopping.clone();
     Server::builder()
+        .layer(GateLayer::new(access.gate))
         .add_service(MayastorServer::new(engine.clone()))
         .add_service(BdevRpcServer::new(engine.clone()))
         .add_service(EngineServer::new(engine))
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
+        .serve_with_incoming_shutdown(Incoming::new(listener, access.tls), async move {
             // An error means that the sender is gone, which is a stop too.
             let _ = stopping.wait_for(|stop| *stop).await;
         })

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::Args;
 
+use crate::access::Auth;
 use crate::control::seconds;
 use crate::failure::{Done, Failure};
 use crate::serve::Signals;
@@ -55,6 +56,9 @@ pub struct Arguments {
     /// The size of the demo's volume
     #[arg(long, value_name = "SIZE", default_value = "512MiB", value_parser = size::parse, requires = "demo")]
     demo_size: u64,
+    /// Whether callers must show a token: auto and off mean no, everything is on this machine; on: yes
+    #[arg(long, value_name = "WHEN", value_enum, default_value_t, hide_possible_values = true)]
+    auth: Auth,
     /// What is logged to stderr: error, warn, info, debug, trace, or a filter
     #[arg(short = 'L', long, value_name = "FILTER", env = "RUST_LOG", default_value = "error", hide_env_values = true)]
     pub log: String,
@@ -80,6 +84,7 @@ pub async fn run(arguments: Arguments) -> Done {
         http_port: if demo { Some(0) } else { arguments.http_port },
         node_grace: arguments.node_grace.unwrap_or(if demo { 3.0 } else { 10.0 }),
         heartbeat: if demo { 1.0 } else { 2.0 },
+        auth: arguments.auth,
         restart: if arguments.no_restart || demo { Restart::Never } else { Restart::After(RESTART) },
     };
     let mut signals = Signals::new()?;

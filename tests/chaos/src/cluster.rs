@@ -16,6 +16,9 @@ const CALL: u64 = 5;
 /// The size of each pool's file, sparse.
 const POOL_BYTES: u64 = 1 << 30;
 
+/// The file with the cluster's token.
+const TOKEN: &str = "token";
+
 /// A process of the cluster. It may be paused while it runs.
 ///
 /// ```text
@@ -46,6 +49,9 @@ pub fn node_name(node: usize) -> String {
 impl Cluster {
     /// Starts everything, with a pool on each node, and waits until all is there.
     pub fn start(program: &Path, folder: &Path, nodes: usize) -> Result<Cluster> {
+        fs::create_dir_all(folder)?;
+        // All of them are reached over a network: they want the cluster's token, and show it.
+        fs::write(folder.join(TOKEN), "chaos-chaos-chaos-chaos-chaos-chaos")?;
         let lives = (0..=CONTROL).map(|_| Life::Down).collect();
         let mut cluster = Cluster { program: program.to_owned(), folder: folder.to_owned(), nodes, lives };
         for member in cluster.members() {
@@ -95,6 +101,7 @@ impl Cluster {
             command.arg(self.folder.join(format!("{name}.yaml")));
         }
         command.env("MAYASTOR_PARENT", std::process::id().to_string()).env_remove("RUST_LOG");
+        command.env("MAYASTOR_TOKEN_FILE", self.folder.join(TOKEN));
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.lives[member] = Life::Up(child);
         Ok(())
@@ -161,6 +168,7 @@ impl Cluster {
         let limit = if words.contains(&"--wait") { 60 } else { CALL };
         let mut command = Command::new(&self.program);
         command.args(to).args(["--timeout", &limit.to_string(), "-o", "json"]).args(words);
+        command.env("MAYASTOR_TOKEN_FILE", self.folder.join(TOKEN));
         let output = command.stdin(Stdio::null()).output()?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);

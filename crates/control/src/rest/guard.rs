@@ -3,11 +3,18 @@
 //! * What changes something must come from the page itself: a foreign `Origin` is refused.
 //! * On a loopback address only loopback names are answered: a foreign name that was made to point here (DNS rebinding)
 //!   is refused, for reading too.
+//! * Where credentials are needed, each route needs the role that `access::table` says; the page's own files none.
 
-use axum::extract::{Request, State};
+use access::call::Call;
+use access::gate::Denied;
+use access::layer::Notary;
+use access::{Gate, Need, Role, table};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+
+use tracing::Instrument;
 
 use super::problem::Problem;
 
@@ -24,15 +31,71 @@ const HEADERS: [(header::HeaderName, &str); 4] = [
 ];
 
 /// The middleware.
-pub async fn guard(State(reach): State<Reach>, request: Request, next: Next) -> Response {
-    let mut response = match check(&request, reach) {
-        Ok(()) => next.run(request).await,
+pub async fn guard(State(door): State<Door>, request: Request, next: Next) -> Response {
+    let mut response = match check(&request, door.reach) {
+        Ok(()) => serve(&door, request, next).await,
         Err(problem) => problem.into_response(),
     };
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
+}
+
+/// What the guard goes by.
+#[derive(Clone)]
+pub struct Door {
+    /// From where the server can be reached.
+    pub reach: Reach,
+    /// Judges callers.
+    pub gate: Gate,
+    /// Is told of what they changed.
+    pub notary: Notary,
+}
+
+/// Serves a request of somebody who may ask for it.
+async fn serve(door: &Door, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map(|m| m.as_str().to_owned());
+    let need = table::route(request.method(), route.as_deref());
+    let authorization = request.headers().get(header::AUTHORIZATION).map(|v| v.as_bytes());
+    let peer = request.extensions().get::<ConnectInfo<super::Caller>>();
+    let peer = peer.map(|ConnectInfo(super::Caller(peer))| peer.clone()).unwrap_or_default();
+    let from = peer.address.map(|a| a.to_string()).unwrap_or_default();
+    let what = format!("{} {}", request.method(), route.as_deref().unwrap_or("?"));
+    let caller = match door.gate.check(authorization, peer.certified.as_deref(), need) {
+        Ok(caller) => caller,
+        Err(denied) => {
+            tracing::warn!(target: "mayastor::audit", call = what, from, "refused: {denied}");
+            return refusal(&denied);
+        }
+    };
+    let call = Call::new(caller, what);
+    let span = tracing::info_span!("call", id = call.id, what = call.what, by = %call.caller.name);
+    let changes = !matches!(need, Need::Nothing | Need::Role(Role::Read));
+    let served = async {
+        let response = call.clone().run(next.run(request)).await;
+        if changes {
+            let done = response.status().is_success();
+            tracing::info!(target: "mayastor::audit", from, failed = !done, about = call.about(), "{}", call.what);
+            if done && !call.is_noted() && !call.caller.name.is_empty() {
+                (door.notary)(&call);
+            }
+        }
+        response
+    };
+    served.instrument(span).await
+}
+
+fn refusal(denied: &Denied) -> Response {
+    match denied {
+        Denied::Unknown(_) => {
+            let mut response = Problem::unauthenticated(denied.to_string()).into_response();
+            let scheme = HeaderValue::from_static("Bearer realm=\"mayastor\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+            response
+        }
+        Denied::TooLow { .. } => Problem::forbidden(denied.to_string()).into_response(),
+    }
 }
 
 /// From where the server can be reached.

@@ -279,4 +279,51 @@ mod tests {
         }
         assert!(text.ends_with("# EOF\n"));
     }
+
+    /// All names of metrics that a scrape may bring, from the descriptions, which are there without any value.
+    fn names() -> std::collections::BTreeSet<String> {
+        let none = || Counted::new();
+        let snapshot = Snapshot {
+            status: v1::Status::default(),
+            volumes: none(),
+            members: none(),
+            replicas: none(),
+            pools: none(),
+            nodes: none(),
+        };
+        let mut registry = Registry::with_prefix("mayastor");
+        registry.register_collector(Box::new(snapshot));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+        let types = text.lines().filter_map(|l| l.strip_prefix("# TYPE ")?.split_once(' '));
+        types
+            .flat_map(|(name, kind)| {
+                let ends: &[&str] = match kind {
+                    "counter" => &["_total"],
+                    "histogram" => &["_bucket", "_sum", "_count"],
+                    _ => &[""],
+                };
+                ends.iter().map(move |end| format!("{name}{end}"))
+            })
+            .collect()
+    }
+
+    #[test]
+    fn the_dashboard_and_the_alerts_use_metrics_that_exist() {
+        let known = names();
+        assert!(known.contains("mayastor_volume_reads_total") && known.contains("mayastor_node_state"), "{known:?}");
+        let files = [
+            ("dashboard", include_str!("../../../../deploy/grafana/mayastor.json")),
+            ("alerts", include_str!("../../../../deploy/prometheus/alerts.yaml")),
+        ];
+        for (file, text) in files {
+            let mut found = 0;
+            for (at, _) in text.match_indices("mayastor_") {
+                let name: String = text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+                assert!(known.contains(&name), "the {file} uses {name}, which no scrape brings");
+                found += 1;
+            }
+            assert!(found > 5, "the {file} uses {found} metrics only");
+        }
+    }
 }

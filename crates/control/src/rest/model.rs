@@ -285,6 +285,8 @@ pub struct Event {
     pub object: String,
     /// What happened, for a person.
     pub text: String,
+    /// Who asked for it, by the name of the credential; empty when nobody did, or nobody is known by name.
+    pub actor: String,
 }
 
 impl From<v1::Node> for Node {
@@ -378,7 +380,7 @@ impl From<v1::Status> for Status {
 
 impl From<v1::Event> for Event {
     fn from(e: v1::Event) -> Event {
-        Event { time_ms: e.time_ms, kind: e.kind, object: e.object, text: e.text }
+        Event { time_ms: e.time_ms, kind: e.kind, object: e.object, text: e.text, actor: e.actor }
     }
 }
 

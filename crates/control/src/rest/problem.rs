@@ -39,6 +39,10 @@ impl Problem {
     pub fn forbidden(detail: impl Into<String>) -> Problem {
         Problem::new(StatusCode::FORBIDDEN, "permission-denied", detail)
     }
+    /// 401: nobody that is known.
+    pub fn unauthenticated(detail: impl Into<String>) -> Problem {
+        Problem::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
+    }
     /// 405.
     pub fn method() -> Problem {
         let text = "this method does not exist here; /openapi.json lists what there is";

@@ -49,6 +49,8 @@ pub(crate) struct Attacher {
     pub program: PathBuf,
     /// The control plane's address, for volumes whose target moves.
     pub control: Option<String>,
+    /// The options by which the program shows that it may ask there.
+    pub credentials: Vec<String>,
 }
 
 /// Host, port and NQN of `nvmf://host[:port]/nqn`.
@@ -194,7 +196,7 @@ impl Attacher {
             command.arg("--read-only");
         }
         if let Some(control) = &self.control {
-            command.args(["--control", control]);
+            command.args(["--control", control]).args(&self.credentials);
         }
         // Not in our process group: what ends us does not end it.
         command.process_group(0).stdout(log.try_clone().map_err(|e| io("open", &path, e))?).stderr(log);

@@ -162,12 +162,12 @@ impl Link {
 }
 
 /// Looks after the path: when it is lost, asks the control plane where the volume is and connects there.
-pub async fn follow(volume: std::sync::Arc<Volume>, uuid: Option<String>, control: Option<String>) {
+pub async fn follow(volume: std::sync::Arc<Volume>, uuid: Option<String>, control: Option<String>, dial: access::Dial) {
     let endpoint = control
         .filter(|_| uuid.is_some())
         .and_then(|c| crate::connect::with_port(&c, api::CONTROL_PORT).ok())
         .and_then(|c| Endpoint::from_shared(format!("http://{c}")).ok());
-    let client = endpoint.map(|e| ControlClient::new(e.connect_timeout(LOOK * 4).timeout(LOOK * 10).connect_lazy()));
+    let client = endpoint.map(|e| ControlClient::new(dial.lazy(&e.connect_timeout(LOOK * 4).timeout(LOOK * 10))));
     let mut lost = false;
     loop {
         tokio::time::sleep(LOOK).await;

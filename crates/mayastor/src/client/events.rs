@@ -50,7 +50,8 @@ pub async fn run(arguments: Arguments, client: &Client) -> Done {
 }
 
 fn line(event: &v1::Event) -> String {
-    format!("{}  {:<18}  {:<20}  {}\n", utc(event.time_ms), event.kind, event.object, event.text)
+    let by = if event.actor.is_empty() { String::new() } else { format!(" (by {})", event.actor) };
+    format!("{}  {:<18}  {:<20}  {}{by}\n", utc(event.time_ms), event.kind, event.object, event.text)
 }
 
 /// A time as `2026-11-22T17:12:58Z`.

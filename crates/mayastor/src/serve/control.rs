@@ -3,12 +3,13 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use access::{Channel, Dial};
 use api::v1::registry_client::RegistryClient;
 use api::v1::{DeregisterRequest, Ledger, RecordLedgerRequest, RegisterRequest};
 use engine::volume::{LedgerError, LedgerStore, StoredLedger};
 use host::LocalFuture;
 use tokio::sync::{mpsc, oneshot, watch};
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 use tonic::{Code, Status};
 use uuid::Uuid;
 
@@ -40,7 +41,7 @@ pub struct Link {
 impl Link {
     /// A link to the control plane at `host:port` for the node of that name. To be called on the control thread, which
     /// sends what the data thread wants recorded.
-    pub fn new(address: &str, node: String) -> Result<Link, Failure> {
+    pub fn new(address: &str, node: String, dial: &Dial) -> Result<Link, Failure> {
         let endpoint = Endpoint::from_shared(format!("http://{address}"))
             .map_err(|error| Failure::usage(format!("--control {address:?}: {error}")))?
             .connect_timeout(CONNECT)
@@ -48,7 +49,7 @@ impl Link {
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(2))
             .keep_alive_timeout(Duration::from_secs(3));
-        let client = RegistryClient::new(endpoint.connect_lazy());
+        let client = RegistryClient::new(dial.lazy(&endpoint));
         let (letters, inbox) = mpsc::unbounded_channel();
         tokio::spawn(deliver(client.clone(), inbox));
         Ok(Link { client, letters, node })

@@ -8,14 +8,15 @@ use clap::Args;
 use engine::iscsi::{Chap, Credentials};
 use engine::node::IscsiNodeOptions;
 
+use crate::access::Doors;
 use crate::connect::with_port;
 use crate::failure::Failure;
 
 /// The examples of its help.
 pub const EXAMPLES: &str = "Examples:
   mayastor engine
-  mayastor engine -N node-1 -g 10.0.0.1 --nvme 10.0.0.1:8420 -y /var/local/mayastor/config.yaml
-  mayastor engine -N node-1 -g 0.0.0.0 --grpc-advertise node-1 --control 10.0.0.9:10125";
+  mayastor engine -N node-1 -g 10.0.0.1 --nvme 10.0.0.1:8420 -y /var/local/mayastor/config.yaml --token-file cluster.token
+  mayastor engine -N node-1 -g 0.0.0.0 --grpc-advertise node-1 --control 10.0.0.9:10125 --token-file cluster.token";
 
 /// How a storage node is run.
 #[derive(Debug, Args)]
@@ -60,6 +61,9 @@ pub struct Arguments {
     /// Watch for completions up to so many microseconds before sleeping, while that pays; 0: never
     #[arg(long, value_name = "MICROSECONDS", default_value_t = ring::DEFAULT_SPIN.as_micros() as u64, value_parser = clap::value_parser!(u64).range(0..=1_000_000))]
     spin: u64,
+    /// Whom it lets in.
+    #[command(flatten)]
+    pub doors: Doors,
     /// Keep the data thread on this processor, counted from 0
     #[arg(long, value_name = "N")]
     cpu: Option<usize>,

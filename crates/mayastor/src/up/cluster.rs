@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use access::{Channel, Dial};
 use api::v1;
 use control::Control;
 use rustix::process::{Pid, Signal};
@@ -16,6 +17,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::POOL;
+use crate::access::{Auth, Credentials, Doors, Place};
 use crate::control::{Http, listen_http};
 use crate::failure::{Done, Failure};
 
@@ -45,6 +47,8 @@ pub struct Setup {
     pub node_grace: f64,
     /// How often engines report, in seconds.
     pub heartbeat: f64,
+    /// Whether callers must show a token.
+    pub auth: Auth,
     /// What becomes of an engine that died.
     pub restart: Restart,
 }
@@ -86,6 +90,8 @@ pub struct Cluster {
     page: Option<SocketAddr>,
     served: Option<(oneshot::Sender<()>, JoinHandle<()>)>,
     http: Option<(watch::Sender<()>, JoinHandle<()>)>,
+    dial: Dial,
+    note: Option<String>,
     /// Held for as long as the cluster runs.
     _lock: File,
 }
@@ -160,7 +166,11 @@ impl Cluster {
         let http = setup.http_port.map(|port| if port == 0 { Http::None } else { Http::At(address(port)) });
         let web = listen_http(http).await?;
         let page = web.as_ref().and_then(|listener| listener.local_addr().ok());
-        let options = crate::control::options(setup.node_grace, setup.heartbeat);
+        let doors = Doors { auth: setup.auth, ..Doors::default() };
+        let place = Place { ports: &[at], data_dir: Some(&setup.dir) };
+        let (access, note) = doors.open(&Credentials::default(), place)?;
+        let dial = access.dial.clone();
+        let options = control::Options { access, ..crate::control::options(setup.node_grace, setup.heartbeat) };
         let control = crate::control::open(&setup.dir.join("control"), options).await?;
         let (stop, stopped) = oneshot::channel();
         let server = control.clone();
@@ -178,7 +188,7 @@ impl Cluster {
             (stop, tokio::spawn(crate::control::serve_http(control.clone(), listener, stopped)))
         });
         let served = Some((stop, task));
-        let mut cluster = Cluster { setup, members, control, address: at, page, served, http, _lock: lock };
+        let mut cluster = Cluster { setup, members, control, address: at, page, served, http, dial, note, _lock: lock };
         for n in 0..cluster.members.len() {
             if let Err(failure) = cluster.spawn(n) {
                 cluster.stop().await;
@@ -212,6 +222,8 @@ impl Cluster {
             .args(["--control", &self.address.to_string(), "--log", "info"])
             .arg("--config")
             .arg(dir.join("config.yaml"))
+            .args(self.note.iter().flat_map(|_| ["--auth", "on", "--token-file"]))
+            .args(self.note.iter().map(|_| self.setup.dir.join("cluster.token")))
             .env(PARENT, std::process::id().to_string())
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
@@ -233,6 +245,10 @@ impl Cluster {
     /// Where clients reach the control plane.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+    /// What whoever started it must know to be let in.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
     }
     /// Where the page is.
     pub fn page(&self) -> Option<SocketAddr> {
@@ -320,10 +336,10 @@ impl Cluster {
     }
 
     /// A client of the control plane.
-    pub async fn client(&self) -> Result<v1::control_client::ControlClient<tonic::transport::Channel>, Failure> {
+    pub async fn client(&self) -> Result<v1::control_client::ControlClient<Channel>, Failure> {
         let cannot = |e| Failure::failed(format!("the control plane cannot be reached: {e}"));
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", self.address)).map_err(cannot)?;
-        let channel = endpoint.connect().await.map_err(cannot)?;
+        let channel = self.dial.connect(&endpoint).await.map_err(cannot)?;
         Ok(v1::control_client::ControlClient::new(channel))
     }
 

@@ -111,8 +111,9 @@ fn hint(cluster: &Cluster) -> String {
     let at = cluster.address();
     let option = if at.port() == api::CONTROL_PORT { String::new() } else { format!(" --control {at}") };
     let page = cluster.page().map(|at| format!("See it in a browser: http://{at}\n\n")).unwrap_or_default();
+    let note = cluster.note().map(|note| format!("{note}\n\n")).unwrap_or_default();
     format!(
-        "{page}In another terminal:\n  mayastor{option} volume create first --size 1GiB --replicas 2\n  \
+        "{page}{note}In another terminal:\n  mayastor{option} volume create first --size 1GiB --replicas 2\n  \
          mayastor{option} volume publish first\n  mayastor{option} status --watch\n"
     )
 }

@@ -10,7 +10,16 @@ use std::sync::atomic::{AtomicU32, Ordering};
 /// The program.
 pub fn program() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mayastor"));
-    for name in ["MAYASTOR_ENGINE", "MAYASTOR_CONTROL", "MY_POD_IP", "MY_NODE_NAME", "RUST_LOG"] {
+    for name in [
+        "MAYASTOR_ENGINE",
+        "MAYASTOR_CONTROL",
+        "MY_POD_IP",
+        "MY_NODE_NAME",
+        "RUST_LOG",
+        "MAYASTOR_TOKEN",
+        "MAYASTOR_TOKEN_FILE",
+        "MAYASTOR_TOKENS",
+    ] {
         command.env_remove(name);
     }
     command

@@ -9,3 +9,6 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- define "mayastor.control" -}}
 {{ .Release.Name }}-control.{{ .Release.Namespace }}:{{ .Values.control.port }}
 {{- end }}
+{{- define "mayastor.access" -}}
+{{ .Values.access.existingSecret | default (printf "%s-access" .Release.Name) }}
+{{- end }}
