@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::access::Credentials;
 use crate::attach;
-use crate::client::{bdev, config, events, nexus, node, pool, rebuild, replica, status, token, volume};
+use crate::client::{
+    bdev, config, events, explain, nexus, node, pool, rebuild, replica, status, support, token, volume,
+};
 use crate::connect::Client;
 use crate::control;
 use crate::failure::EXIT_CODES;
@@ -68,9 +70,31 @@ pub struct Globals {
     /// How many seconds a call may take
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=86400))]
     pub timeout: u64,
+    /// How roles log to stderr: text for people, json for programs, one object a line
+    #[arg(
+        long,
+        global = true,
+        value_name = "FORM",
+        value_enum,
+        default_value_t,
+        env = "MAYASTOR_LOG_FORMAT",
+        hide_env_values = true,
+        hide_possible_values = true
+    )]
+    pub log_format: LogFormat,
     /// What is shown to those that are called.
     #[command(flatten)]
     pub credentials: Credentials,
+}
+
+/// The form of logs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people
+    #[default]
+    Text,
+    /// For programs
+    Json,
 }
 
 /// Roles and client commands.
@@ -105,6 +129,13 @@ pub enum Command {
     /// What happened
     #[command(after_help = events::EXAMPLES)]
     Events(events::Arguments),
+
+    /// Why something is degraded or slow, with the time of each hop
+    #[command(subcommand, arg_required_else_help = true)]
+    Explain(explain::Command),
+    /// Help for those who help: everything that a report of a problem needs, in one file
+    #[command(subcommand, arg_required_else_help = true)]
+    Support(support::Command),
 
     /// Pools of an engine
     #[command(subcommand, arg_required_else_help = true)]

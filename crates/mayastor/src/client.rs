@@ -3,6 +3,7 @@
 pub mod bdev;
 pub mod config;
 pub mod events;
+pub mod explain;
 pub mod nexus;
 pub mod node;
 pub mod pool;
@@ -10,6 +11,7 @@ pub mod progress;
 pub mod rebuild;
 pub mod replica;
 pub mod status;
+pub mod support;
 pub mod token;
 pub mod volume;
 

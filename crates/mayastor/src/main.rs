@@ -23,7 +23,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, LogFormat};
 use failure::{Done, Exit, Failure};
 
 fn main() -> ExitCode {
@@ -57,30 +57,33 @@ fn usage(error: &clap::Error) -> ExitCode {
 
 fn run(cli: Cli) -> Done {
     let client = cli.client();
+    let form = cli.globals.log_format;
     match cli.command {
         Command::Engine(arguments) => {
-            log(&arguments.log)?;
+            log(&arguments.log, form)?;
             wait_for(serve::run(arguments, cli.globals.control, cli.globals.credentials))
         }
         Command::Up(arguments) => {
-            log(&arguments.log)?;
+            log(&arguments.log, form)?;
             wait_for(up::run(arguments))
         }
         Command::Control(arguments) => {
-            log(&arguments.log)?;
+            log(&arguments.log, form)?;
             wait_for(control::run(arguments, cli.globals.credentials))
         }
         Command::Attach(arguments) => {
-            log(&arguments.log)?;
+            log(&arguments.log, form)?;
             wait_for(attach::run(arguments, cli.globals.control, cli.globals.credentials))
         }
         Command::Csi(command) => {
-            log(command.log())?;
+            log(command.log(), form)?;
             wait_for(plugin::run(command, cli.globals.control, cli.globals.credentials))
         }
         Command::Node(command) => wait_for(client::node::run(command, &client)),
         Command::Volume(command) => wait_for(client::volume::run(command, &client)),
         Command::Status(arguments) => wait_for(client::status::run(arguments, &client)),
+        Command::Explain(command) => wait_for(client::explain::run(command, &client)),
+        Command::Support(command) => wait_for(client::support::run(command, &client)),
         Command::Events(arguments) => wait_for(client::events::run(arguments, &client)),
         Command::Pool(command) => wait_for(client::pool::run(command, &client)),
         Command::Replica(command) => wait_for(client::replica::run(command, &client)),
@@ -109,10 +112,14 @@ fn runtime() -> Result<tokio::runtime::Runtime, Failure> {
 }
 
 /// Logs to stderr what passes the filter.
-fn log(filter: &str) -> Done {
+fn log(filter: &str, form: LogFormat) -> Done {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|error| Failure::usage(format!("--log {filter:?}: {error}")))?;
     let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match form {
+        LogFormat::Text => log.with_ansi(colours).init(),
+        LogFormat::Json => log.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
+    }
     Ok(())
 }
