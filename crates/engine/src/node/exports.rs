@@ -149,7 +149,8 @@ impl Exports {
     pub(crate) fn refresh(&self, name: &str) {
         match protocol_of(name) {
             Protocol::Iscsi => self.portals.refresh(name),
-            Protocol::Nvmf | Protocol::Nbd => {
+            Protocol::Nbd => self.nbd.refresh(name),
+            Protocol::Nvmf => {
                 // It fails only when there is no such subsystem; then nobody is to be told.
                 let _ = self.server.refresh(name);
             }

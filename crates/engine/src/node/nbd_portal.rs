@@ -81,6 +81,14 @@ impl NbdPortal {
         NbdServer::start(&self.host, bind).await
     }
 
+    /// The size of a device may have changed. Clients learn of it when they ask for the export anew.
+    pub(crate) fn refresh(&self, name: &str) {
+        if let Some(server) = self.server() {
+            // It fails only when there is no such export; then there is nothing to tell.
+            let _ = server.refresh(export_name(name));
+        }
+    }
+
     /// Takes a device back; requests in flight are answered first.
     pub(crate) async fn remove(&self, name: &str) {
         if let Some(server) = self.server() {
