@@ -40,9 +40,11 @@
 mod association;
 mod connection;
 mod flights;
+mod protocol;
 mod reservation;
 mod supervisor;
 
+use std::cell::Cell;
 use std::io;
 use std::rc::Rc;
 use std::time::Duration;
@@ -54,7 +56,7 @@ use nvme::nqn::{self, NqnError};
 use thiserror::Error;
 use uuid::Uuid;
 
-use association::Caller;
+use association::{Caller, Nvme};
 use supervisor::Inner;
 
 /// Which namespace, and as whom.
@@ -287,13 +289,14 @@ pub struct DiscoveryEntry {
 
 /// A remote namespace. When it is dropped, the association is shut down in order, in the background.
 pub struct RemoteDisk {
-    inner: Rc<Inner>,
+    inner: Rc<Inner<Nvme>>,
 }
 
 /// Connects to a namespace. What the target says about it stays constant for the life of the disk, but for its size, which
 /// grows when it is asked for anew ([`Disk::refresh`]) or connected to again.
 pub async fn connect(host: &Host, spec: RemoteSpec, options: RemoteOptions) -> Result<Rc<RemoteDisk>, RemoteError> {
-    Ok(Rc::new(RemoteDisk { inner: Inner::start(host, spec, options).await? }))
+    let nvme = Nvme { spec, session: host.random_bytes(), reserving: Cell::new(0) };
+    Ok(Rc::new(RemoteDisk { inner: Inner::start(host, nvme, options).await? }))
 }
 
 /// The same as a plain [`DiskRef`].
@@ -333,7 +336,7 @@ impl RemoteDisk {
 
     /// What it is connected to.
     pub fn spec(&self) -> &RemoteSpec {
-        self.inner.spec()
+        &self.inner.protocol().spec
     }
 
     /// The namespace's UUID, if it has one.
@@ -368,10 +371,10 @@ impl Disk for RemoteDisk {
         }
     }
     fn label(&self) -> String {
-        self.inner.spec().uri()
+        self.inner.protocol().spec.uri()
     }
     fn reservable(&self) -> Option<&dyn Reservable> {
-        if self.inner.reserving() == 0 { None } else { Some(self) }
+        if self.inner.protocol().reserving.get() == 0 { None } else { Some(self) }
     }
     fn run(&self) -> Option<[u8; 16]> {
         // A target that does not say is taken to be always the same.

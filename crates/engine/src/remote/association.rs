@@ -1,23 +1,26 @@
 //! Bringing an association up and down: one admin queue, some I/O queues, one namespace.
 
+use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use block::{BlockSize, Blocks, Features, Geometry, limits};
+use block::link::Receive;
+use block::{BlockSize, Blocks, Buf, BufMut, Features, Geometry, limits};
 use bytemuck::Pod;
 use host::Host;
 use nvme::fabrics::{DYNAMIC_CONTROLLER, cc, csts, property};
 use nvme::identify::{self, Descriptor, IdentifyController, IdentifyNamespace, IdentifyNvmController, cns, oncs};
 use nvme::initiator::command::{self, Identity};
-use nvme::initiator::{Command, Completed, QueueOptions};
+use nvme::initiator::{Command, Completed, Queue, QueueOptions};
 use nvme::log::{self, DiscoveryHeader};
 use nvme::pdu::Digests;
 use nvme::wire::{self, Le32};
 use nvme::{Nqn, Status};
 use uuid::Uuid;
 
-use super::connection::{Connection, Link, Loss};
-use super::flights::{Clear, Limits};
+use super::connection::{Link, Token, Wire};
+use super::flights::{Clear, Limits, Op, Reply};
+use super::protocol::Protocol;
 use super::{DiscoveryEntry, RemoteError, RemoteOptions, RemoteSpec};
 
 /// Receive buffers: the admin queue moves 4 KiB now and then, an I/O queue should take many answers at a time.
@@ -34,16 +37,124 @@ const LOG_CHUNK: u64 = 16;
 /// How often a discovery log that changes while it is read is read again.
 const LOG_ATTEMPTS: usize = 4;
 
-/// A controller that is enabled, and its queues.
-pub(super) struct Association {
-    pub(super) admin: Rc<Connection>,
-    pub(super) io: Vec<Rc<Connection>>,
-    pub(super) limits: Limits,
-    pub(super) uuid: Option<Uuid>,
-    /// RESCAP: the reservations that the namespace offers; 0 for none.
-    pub(super) reserving: u8,
-    /// What the target calls this run of itself: it changes when the target restarts. `None` for targets that do not say.
-    pub(super) instance: Option<[u8; 16]>,
+/// A namespace over NVMe/TCP.
+pub(super) struct Nvme {
+    pub(super) spec: RemoteSpec,
+    /// Names this opening of the disk to the target, in all of its associations.
+    pub(super) session: [u8; 16],
+    /// RESCAP: the reservations that the namespace offers, as the last association found it; 0 for none.
+    pub(super) reserving: Cell<u8>,
+}
+
+/// One queue.
+pub(super) type NvmeQueue = Queue<Token<Completed<()>>>;
+type Connection = super::connection::Connection<NvmeQueue>;
+type Association = super::protocol::Association<Nvme>;
+type Opened = super::protocol::Opened<NvmeQueue>;
+
+impl Wire for NvmeQueue {
+    type Command = Command;
+    type Answer = Completed<()>;
+    type Completed = Completed<Token<Completed<()>>>;
+
+    fn is_ready(&self) -> bool {
+        Queue::is_ready(self)
+    }
+    fn free(&self) -> usize {
+        Queue::free(self)
+    }
+    fn in_flight(&self) -> usize {
+        Queue::in_flight(self)
+    }
+    fn submit(&mut self, command: Command, token: Token<Completed<()>>) {
+        Queue::submit(self, command, token);
+    }
+    fn has_output(&self) -> bool {
+        Queue::has_output(self)
+    }
+    fn output(&mut self) -> Vec<Buf> {
+        Queue::output(self)
+    }
+    fn receive(&mut self) -> Receive {
+        Queue::receive(self)
+    }
+    fn received(&mut self, buf: BufMut, n: usize, done: &mut Vec<Self::Completed>) -> Result<(), String> {
+        Queue::received(self, buf, n, done).map_err(|violation| violation.to_string())
+    }
+    fn drain(&mut self) -> Vec<Token<Completed<()>>> {
+        Queue::drain(self).collect()
+    }
+    fn split(completed: Self::Completed) -> (Token<Completed<()>>, Completed<()>) {
+        let Completed { token, result, status, data } = completed;
+        (token, Completed { token: (), result, status, data })
+    }
+    fn reply(answer: Completed<()>) -> (Reply, Option<BufMut>) {
+        let Completed { status, data, .. } = answer;
+        let reply = if is_passing(status) { Reply::Later } else { Reply::Done(status.to_result()) };
+        (reply, data)
+    }
+}
+
+/// Whether a status says no more than that the target could not take the command at this moment, or that this path to
+/// it could not. Such commands are tried again until their deadline.
+fn is_passing(status: Status) -> bool {
+    let passing = [Status::ABORTED_QUEUE_DELETED, Status::NAMESPACE_NOT_READY, Status::TRANSIENT_TRANSPORT];
+    !status.is_do_not_retry() && (passing.contains(&status.without_flags()) || status.sct() == 3)
+}
+
+impl Nvme {
+    /// Who we are to the target.
+    pub(super) fn identity(&self) -> Result<Identity, RemoteError> {
+        identity(&self.spec.host_nqn, &self.spec.nqn, self.session)
+    }
+}
+
+impl Protocol for Nvme {
+    type Wire = NvmeQueue;
+    /// The namespace.
+    type Extra = u32;
+
+    fn uri(&self) -> String {
+        self.spec.uri()
+    }
+    async fn associate(
+        &self,
+        host: &Host,
+        options: &RemoteOptions,
+        link: Weak<dyn Link>,
+    ) -> Result<Association, RemoteError> {
+        let caller = Caller { host, spec: &self.spec, options, session: self.session, link };
+        let (association, reserving) = caller.associate().await?;
+        self.reserving.set(reserving);
+        Ok(association)
+    }
+    async fn close(association: &Association, host: &Host) {
+        shut_down(host, &association.connections[0]).await;
+        association.connections.iter().for_each(|connection| connection.hang_up());
+    }
+    async fn blocks(admin: &Connection, nsid: u32) -> Option<Blocks> {
+        let done = admin.call(command::identify(cns::NAMESPACE, nsid)).await.ok()?;
+        done.status.is_success().then(|| Blocks(parse::<IdentifyNamespace>(done).size.get()))
+    }
+    fn command(association: &Association, op: &Op) -> Command {
+        let nsid = association.extra;
+        let size = association.limits.geometry.block_size;
+        match op {
+            Op::Read(range) => command::read(nsid, *range, size.bytes_of(range.len).0 as usize),
+            Op::Write(range, data, durability) => command::write(nsid, *range, data.clone(), *durability),
+            Op::Flush => command::flush(nsid),
+            Op::Deallocate(range) => command::deallocate(nsid, *range),
+            Op::WriteZeroes(range, may_unmap, durability) => {
+                command::write_zeroes(nsid, *range, *may_unmap, *durability)
+            }
+        }
+    }
+    fn probe(association: &Association) {
+        let admin = &association.connections[0];
+        if admin.in_flight() == 0 && admin.free() > 0 {
+            admin.submit(command::keep_alive(), Token::Nobody);
+        }
+    }
 }
 
 /// What bring-up needs at each step.
@@ -95,7 +206,7 @@ impl Caller<'_> {
             .map_err(|why| RemoteError::Connect { uri: uri(), why })?;
         let digests = Digests { header: self.options.header_digest, data: self.options.data_digest };
         let options = QueueOptions { entries, digests, receive_bytes };
-        let connection = opened.keep(Connection::start(self.host, stream, options, self.link.clone()));
+        let connection = opened.keep(Connection::start(self.host, stream, Queue::new(options), self.link.clone()));
         match connection.ready().await {
             Ok(()) => Ok(connection),
             Err(why) => Err(self.lost(why)),
@@ -157,21 +268,19 @@ impl Caller<'_> {
         Ok((controller, entries))
     }
 
-    /// Brings an association up. What was opened is closed again when it fails.
-    pub(super) async fn associate(&self) -> Result<Association, RemoteError> {
-        let mut opened = Opened::default();
-        let association = self.associate_with(&mut opened).await?;
-        opened.0.clear();
-        Ok(association)
+    /// Brings an association up; also the reservations that its namespace offers.
+    async fn associate(&self) -> Result<(Association, u8), RemoteError> {
+        let mut opened = Opened::new();
+        self.associate_with(&mut opened).await
     }
 
-    async fn associate_with(&self, opened: &mut Opened) -> Result<Association, RemoteError> {
+    async fn associate_with(&self, opened: &mut Opened) -> Result<(Association, u8), RemoteError> {
         let identity = identity(&self.spec.host_nqn, &self.spec.nqn, self.session)?;
         let admin = self.dial(opened, limits::ADMIN_QUEUE_ENTRIES, ADMIN_RECEIVE).await?;
         let (controller_id, most_entries) = self.enable(&admin, &identity).await?;
         let controller: IdentifyController = self.identify(&admin, cns::CONTROLLER, 0).await?;
         let (nsid, namespace, uuid) = self.find_namespace(&admin).await?;
-        let limits = self.limits(&admin, &controller, nsid, &namespace).await?;
+        let limits = self.limits(&admin, &controller, &namespace).await?;
 
         let wanted = self.options.queues.clamp(1, limits::IO_QUEUES);
         let granted = self.must(&admin, "Set Features", command::set_queue_count(wanted)).await?.result as u32;
@@ -182,19 +291,18 @@ impl Caller<'_> {
         // IOCCSZ counts 16 bytes and includes the 64 bytes of the command.
         let capsule = (controller.ioccsz.get() as usize).saturating_mul(16).saturating_sub(64);
         let in_capsule = if controller.icdoff.get() == 0 { capsule } else { 0 };
-        let mut io = Vec::new();
         for queue in 1..=queues {
             let connection = self.dial(opened, entries, IO_RECEIVE).await?;
             let connect = command::connect(&identity, queue, entries, controller_id, 0);
             self.must(&connection, "Connect of an I/O queue", connect).await?;
-            connection.set_in_capsule(in_capsule);
-            io.push(connection);
+            connection.with(|queue| queue.set_in_capsule(in_capsule));
         }
         let instance: [u8; 16] = controller.vendor[..16].try_into().expect("16 bytes");
         let instance = Some(instance).filter(|id| *id != [0; 16]);
         let has_reservations = controller.oncs.get() & oncs::RESERVATIONS != 0;
         let reserving = if has_reservations { namespace.rescap } else { 0 };
-        Ok(Association { admin, io, limits, uuid, reserving, instance })
+        let connections = opened.take();
+        Ok((Association { connections, reserved: 1, limits, uuid, instance, extra: nsid }, reserving))
     }
 
     /// The namespace to use: the one with the wanted UUID, or the first.
@@ -237,7 +345,6 @@ impl Caller<'_> {
         &self,
         admin: &Connection,
         controller: &IdentifyController,
-        nsid: u32,
         namespace: &IdentifyNamespace,
     ) -> Result<Limits, RemoteError> {
         let uri = || self.spec.uri();
@@ -285,7 +392,6 @@ impl Caller<'_> {
             ends_with_process: false,
         };
         Ok(Limits {
-            nsid,
             geometry: Geometry { block_size, blocks, features },
             transfer: in_blocks(mdts.min(limits::TRANSFER_BYTES)),
             zeroes,
@@ -295,7 +401,7 @@ impl Caller<'_> {
 
     /// Reads the discovery log of the target.
     pub(super) async fn discover(&self) -> Result<Vec<DiscoveryEntry>, RemoteError> {
-        let mut opened = Opened::default();
+        let mut opened = Opened::new();
         let identity = identity(&self.spec.host_nqn, &self.spec.nqn, self.session)?;
         let admin = self.dial(&mut opened, limits::ADMIN_QUEUE_ENTRIES, ADMIN_RECEIVE).await?;
         self.enable(&admin, &identity).await?;
@@ -335,12 +441,6 @@ impl Caller<'_> {
     }
 }
 
-/// The size of a namespace as the target says now; none when it does not answer, or not so.
-pub(super) async fn namespace_blocks(admin: &Connection, nsid: u32) -> Option<Blocks> {
-    let done = admin.call(command::identify(cns::NAMESPACE, nsid)).await.ok()?;
-    done.status.is_success().then(|| Blocks(parse::<IdentifyNamespace>(done).size.get()))
-}
-
 /// The structure at the start of what a command brought. The machine believes a success only with all of its data.
 fn parse<T: Pod>(done: Completed<()>) -> T {
     pod(done.data.as_deref().expect("a read that succeeded brings its data"))
@@ -361,25 +461,6 @@ fn parse_entry(entry: &log::DiscoveryEntry) -> DiscoveryEntry {
     }
 }
 
-/// Connections of a bring-up that has not succeeded (yet): hung up when it fails or is given up.
-#[derive(Default)]
-struct Opened(Vec<Rc<Connection>>);
-
-impl Opened {
-    fn keep(&mut self, connection: Rc<Connection>) -> Rc<Connection> {
-        self.0.push(connection.clone());
-        connection
-    }
-}
-
-impl Drop for Opened {
-    fn drop(&mut self) {
-        for connection in &self.0 {
-            connection.hang_up();
-        }
-    }
-}
-
 /// Tells the controller to shut down and waits a little until it has (Base 3.6.1).
 async fn shut_down(host: &Host, admin: &Connection) {
     let value = cc::ENABLE | cc::ENTRY_SIZES | cc::SHUTDOWN_NORMAL;
@@ -395,38 +476,4 @@ async fn shut_down(host: &Host, admin: &Connection) {
     // A target that does not answer any more loses its connections all the same.
     let _ = host.timeout(SHUTDOWN, orderly).await;
     admin.hang_up();
-}
-
-/// Nobody can use the connections of an association that is gone.
-impl Drop for Association {
-    fn drop(&mut self) {
-        self.end();
-    }
-}
-
-impl Association {
-    /// All connections, the admin queue first.
-    pub(super) fn connections(&self) -> impl Iterator<Item = &Rc<Connection>> {
-        std::iter::once(&self.admin).chain(&self.io)
-    }
-
-    /// Why the association is over, if it is.
-    pub(super) fn why_over(&self) -> Option<String> {
-        self.connections().find_map(|connection| connection.why())
-    }
-
-    /// Ends all connections that have not ended yet.
-    pub(super) fn end(&self) {
-        for connection in self.connections() {
-            connection.fail(Loss::Ours);
-        }
-    }
-
-    /// The orderly end.
-    pub(super) async fn close(&self, host: &Host) {
-        shut_down(host, &self.admin).await;
-        for connection in &self.io {
-            connection.hang_up();
-        }
-    }
 }

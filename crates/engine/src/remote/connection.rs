@@ -1,15 +1,47 @@
-//! One connection: the machine of `nvme::initiator` between a send task and a receive task.
+//! One connection: an initiator's machine between a send task and a receive task.
 
 use std::cell::{Cell, RefCell};
 use std::io;
 use std::rc::{Rc, Weak};
 
+use block::link::Receive;
+use block::{Buf, BufMut};
 use futures_channel::oneshot;
 use host::{AnyStream, Host, Notify};
-use nvme::initiator::{Command, Completed, Queue, QueueOptions, Receive, Violation};
 use thiserror::Error;
 
-use super::flights::Part;
+use super::flights::{Part, Reply};
+
+/// The machine of a connection.
+pub(super) trait Wire: Sized + 'static {
+    /// What can be submitted.
+    type Command;
+    /// What is said to it.
+    type Answer: 'static;
+    /// An answer with the token of its command, as the machine gives it.
+    type Completed: 'static;
+
+    /// Whether commands can be submitted.
+    fn is_ready(&self) -> bool;
+    /// How many of them now.
+    fn free(&self) -> usize;
+    /// Commands without an answer.
+    fn in_flight(&self) -> usize;
+    fn submit(&mut self, command: Self::Command, token: Token<Self::Answer>);
+    fn has_output(&self) -> bool;
+    fn output(&mut self) -> Vec<Buf>;
+    fn receive(&mut self) -> Receive;
+    /// An error says how the target breaks the protocol; [`Wire::output`] may then have a last word to it.
+    fn received(&mut self, buf: BufMut, n: usize, done: &mut Vec<Self::Completed>) -> Result<(), String>;
+    /// Ends the machine: what was in flight.
+    fn drain(&mut self) -> Vec<Token<Self::Answer>>;
+    fn split(completed: Self::Completed) -> (Token<Self::Answer>, Self::Answer);
+    /// What an answer means for a part of a request.
+    fn reply(answer: Self::Answer) -> (Reply, Option<BufMut>);
+}
+
+/// Parts that were answered.
+pub(super) type Replies = Vec<(Part, Reply, Option<BufMut>)>;
 
 /// Why a connection ended.
 #[derive(Debug, Error)]
@@ -19,7 +51,7 @@ pub(super) enum Loss {
     #[error("the target closed the connection")]
     Closed,
     #[error("the target does not keep to the protocol: {0}")]
-    Violation(Violation),
+    Violation(String),
     #[error("the target fell silent")]
     Silent,
     #[error("the target left a command unanswered for too long")]
@@ -29,9 +61,9 @@ pub(super) enum Loss {
 }
 
 /// Who waits for a command.
-pub(super) enum Token {
+pub(super) enum Token<A> {
     /// A task.
-    Reply(oneshot::Sender<Completed<()>>),
+    Reply(oneshot::Sender<A>),
     /// A request of the disk.
     Part(Part),
     /// Nobody.
@@ -41,15 +73,15 @@ pub(super) enum Token {
 /// The owner of an association.
 pub(super) trait Link {
     /// Parts that were answered.
-    fn completed(&self, parts: &mut Vec<Completed<Part>>);
+    fn completed(&self, parts: &mut Replies);
     /// A connection has ended.
     fn lost(&self);
 }
 
 /// One queue over one TCP connection. Ends once; the first reason is kept.
-pub(super) struct Connection {
+pub(super) struct Connection<W: Wire> {
     stream: AnyStream,
-    queue: RefCell<Queue<Token>>,
+    wire: RefCell<W>,
     link: Weak<dyn Link>,
     /// There is something to send, or the connection has ended.
     outgoing: Notify,
@@ -61,12 +93,12 @@ pub(super) struct Connection {
     orphans: RefCell<Vec<Part>>,
 }
 
-impl Connection {
+impl<W: Wire> Connection<W> {
     /// Starts the initialisation on a fresh stream.
-    pub(super) fn start(host: &Host, stream: AnyStream, options: QueueOptions, link: Weak<dyn Link>) -> Rc<Connection> {
+    pub(super) fn start(host: &Host, stream: AnyStream, wire: W, link: Weak<dyn Link>) -> Rc<Connection<W>> {
         let connection = Rc::new(Connection {
             stream,
-            queue: RefCell::new(Queue::new(options)),
+            wire: RefCell::new(wire),
             link,
             outgoing: Notify::default(),
             progress: Notify::default(),
@@ -81,7 +113,7 @@ impl Connection {
 
     /// Waits until commands can be submitted.
     pub(super) async fn ready(&self) -> Result<(), String> {
-        while !self.queue.borrow().is_ready() {
+        while !self.wire.borrow().is_ready() {
             self.check()?;
             self.progress.notified().await;
         }
@@ -113,7 +145,7 @@ impl Connection {
             *end = Some(loss);
         }
         // Dropping a reply's sender tells its caller that no answer will come.
-        let tokens: Vec<Token> = self.queue.borrow_mut().drain().collect();
+        let tokens = self.wire.borrow_mut().drain();
         let parts = tokens.into_iter().filter_map(|token| match token {
             Token::Part(part) => Some(part),
             Token::Reply(_) | Token::Nobody => None,
@@ -142,32 +174,33 @@ impl Connection {
 
     /// Commands that can be submitted now.
     pub(super) fn free(&self) -> usize {
-        if self.is_over() { 0 } else { self.queue.borrow().free() }
+        if self.is_over() { 0 } else { self.wire.borrow().free() }
     }
     /// Commands without an answer.
     pub(super) fn in_flight(&self) -> usize {
-        self.queue.borrow().in_flight()
+        self.wire.borrow().in_flight()
     }
     /// How often something was received.
     pub(super) fn received(&self) -> u64 {
         self.received.get()
     }
-    pub(super) fn set_in_capsule(&self, bytes: usize) {
-        self.queue.borrow_mut().set_in_capsule(bytes);
+    /// Does something with the machine.
+    pub(super) fn with<R>(&self, what: impl FnOnce(&mut W) -> R) -> R {
+        what(&mut self.wire.borrow_mut())
     }
 
     /// Submits a command; [`free`](Connection::free) must not be 0. Whatever is submitted before the send task runs
     /// again goes out in one send.
-    pub(super) fn submit(&self, command: Command, token: Token) {
-        self.queue.borrow_mut().submit(command, token);
+    pub(super) fn submit(&self, command: W::Command, token: Token<W::Answer>) {
+        self.wire.borrow_mut().submit(command, token);
         self.outgoing.notify();
     }
 
     /// Submits a command and waits for its completion. For the few commands that set up an association.
-    pub(super) async fn call(&self, command: Command) -> Result<Completed<()>, String> {
+    pub(super) async fn call(&self, command: W::Command) -> Result<W::Answer, String> {
         self.check()?;
         if self.free() == 0 {
-            return Err("the admin queue is full".into());
+            return Err("it takes no more commands now".into());
         }
         let (tx, rx) = oneshot::channel();
         self.submit(command, Token::Reply(tx));
@@ -176,13 +209,17 @@ impl Connection {
     }
 
     /// Hands out what was answered. No borrow is held while the owners are told.
-    fn deliver(&self, done: &mut Vec<Completed<Token>>, parts: &mut Vec<Completed<Part>>) {
-        for Completed { token, result, status, data } in done.drain(..) {
+    fn deliver(&self, done: &mut Vec<W::Completed>, parts: &mut Replies) {
+        for completed in done.drain(..) {
+            let (token, answer) = W::split(completed);
             match token {
-                Token::Part(part) => parts.push(Completed { token: part, result, status, data }),
+                Token::Part(part) => {
+                    let (reply, data) = W::reply(answer);
+                    parts.push((part, reply, data));
+                }
                 Token::Reply(reply) => {
                     // The caller may have given up.
-                    let _ = reply.send(Completed { token: (), result, status, data });
+                    let _ = reply.send(answer);
                 }
                 Token::Nobody => {}
             }
@@ -197,11 +234,11 @@ impl Connection {
 }
 
 /// Feeds the machine until the connection ends.
-async fn receive(connection: Rc<Connection>) {
+async fn receive<W: Wire>(connection: Rc<Connection<W>>) {
     let (mut done, mut parts) = (Vec::new(), Vec::new());
     let mut was_ready = false;
     while !connection.is_over() {
-        let Receive { buf, from, max } = connection.queue.borrow_mut().receive();
+        let Receive { buf, from, max } = connection.wire.borrow_mut().receive();
         let (buf, got) = connection.stream.recv(buf, from, max).await;
         if connection.is_over() {
             break;
@@ -212,8 +249,8 @@ async fn receive(connection: Rc<Connection>) {
             Ok(n) => {
                 connection.received.set(connection.received.get() + 1);
                 let (fed, has_output, is_ready) = {
-                    let mut queue = connection.queue.borrow_mut();
-                    (queue.received(buf, n, &mut done), queue.has_output(), queue.is_ready())
+                    let mut wire = connection.wire.borrow_mut();
+                    (wire.received(buf, n, &mut done), wire.has_output(), wire.is_ready())
                 };
                 if !done.is_empty() {
                     connection.deliver(&mut done, &mut parts);
@@ -233,9 +270,9 @@ async fn receive(connection: Rc<Connection>) {
 }
 
 /// Sends what the machine has to say: one send at a time, the next batch gathers meanwhile.
-async fn transmit(connection: Rc<Connection>) {
+async fn transmit<W: Wire>(connection: Rc<Connection<W>>) {
     loop {
-        let batch = connection.queue.borrow_mut().output();
+        let batch = connection.wire.borrow_mut().output();
         let over = connection.is_over();
         if over {
             let violated = matches!(*connection.end.borrow(), Some(Loss::Violation(_)));

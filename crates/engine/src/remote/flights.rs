@@ -1,19 +1,18 @@
-//! Requests on their way: cut into commands, kept until answered, counted against their deadline.
+//! Requests on their way: cut into commands, kept until answered, counted against their deadline. The same for every
+//! protocol: what a command is, the protocol says.
 //!
 //! Pure bookkeeping: nothing here waits, sends, or reads a clock. Time comes as ticks.
 
 use std::collections::VecDeque;
 
 use block::{BlockRange, Blocks, Buf, BufMut, Data, Durability, Fault, Geometry, Outcome, Request, Ticket};
-use nvme::Status;
-use nvme::initiator::{Command, command};
 use slab::Slab;
 use smallvec::SmallVec;
 
-/// How a namespace clears blocks that are unmapped.
+/// How a device clears blocks that are unmapped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Clear {
-    /// Write Zeroes with DEAC: the blocks read as zeroes for certain, and the target may free them.
+    /// Write Zeroes with DEAC, WRITE SAME with UNMAP: the blocks read as zeroes for certain, and the target may free them.
     WriteZeroes,
     /// Dataset Management: the target says that deallocated blocks read as zeroes.
     Deallocate,
@@ -21,10 +20,9 @@ pub(super) enum Clear {
     Write,
 }
 
-/// What a namespace takes.
+/// What a device takes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limits {
-    pub(super) nsid: u32,
     pub(super) geometry: Geometry,
     /// Blocks in one Read or Write.
     pub(super) transfer: Blocks,
@@ -43,13 +41,30 @@ pub(super) struct Part {
     op: Op,
 }
 
+impl Part {
+    /// What is to be done.
+    pub(super) fn op(&self) -> &Op {
+        &self.op
+    }
+}
+
+/// What is asked of the device, within its limits.
 #[derive(Clone, Debug)]
-enum Op {
+pub(super) enum Op {
     Read(BlockRange),
     Write(BlockRange, Buf, Durability),
     Flush,
     Deallocate(BlockRange),
     WriteZeroes(BlockRange, bool, Durability),
+}
+
+/// What the device said to a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    /// It is done, or failed.
+    Done(Result<(), Fault>),
+    /// The device could not take it at this moment: it is tried again until its deadline.
+    Later,
 }
 
 /// A request that is not answered yet.
@@ -157,14 +172,14 @@ impl Flights {
         });
     }
 
-    /// The next part to send, as a command.
-    pub(super) fn next(&mut self) -> Option<(Command, Part)> {
+    /// The next part to send.
+    pub(super) fn next(&mut self) -> Option<Part> {
         loop {
             let part = self.waiting.pop_front()?;
             // A part whose request was given up has nobody to answer.
             let Some(flight) = self.flights.get_mut(part.flight).filter(|f| f.serial == part.serial) else { continue };
             flight.sent = true;
-            return Some((part.op.command(&self.limits), part));
+            return Some(part);
         }
     }
 
@@ -177,13 +192,13 @@ impl Flights {
     }
 
     /// A part was answered.
-    pub(super) fn done(&mut self, part: Part, status: Status, data: Option<BufMut>, answers: &mut Answers) {
+    pub(super) fn done(&mut self, part: Part, reply: Reply, data: Option<BufMut>, answers: &mut Answers) {
         let Some(flight) = self.flights.get_mut(part.flight).filter(|f| f.serial == part.serial) else { return };
-        if is_passing(status) {
-            self.put_off.push(part);
-            return;
-        }
-        match status.to_result() {
+        let outcome = match reply {
+            Reply::Later => return self.put_off.push(part),
+            Reply::Done(outcome) => outcome,
+        };
+        match outcome {
             Ok(()) => {
                 if let Some(slot) = flight.data.get_mut(part.index as usize) {
                     *slot = data.map(BufMut::freeze);
@@ -258,29 +273,7 @@ impl Flights {
     }
 }
 
-/// Whether a status says no more than that the target could not take the command at this moment, or that this path to
-/// it could not. Such commands are tried again until their deadline.
-fn is_passing(status: Status) -> bool {
-    let passing = [Status::ABORTED_QUEUE_DELETED, Status::NAMESPACE_NOT_READY, Status::TRANSIENT_TRANSPORT];
-    !status.is_do_not_retry() && (passing.contains(&status.without_flags()) || status.sct() == 3)
-}
-
-impl Op {
-    fn command(&self, limits: &Limits) -> Command {
-        let nsid = limits.nsid;
-        match self {
-            Op::Read(range) => command::read(nsid, *range, limits.geometry.block_size.bytes_of(range.len).0 as usize),
-            Op::Write(range, data, durability) => command::write(nsid, *range, data.clone(), *durability),
-            Op::Flush => command::flush(nsid),
-            Op::Deallocate(range) => command::deallocate(nsid, *range),
-            Op::WriteZeroes(range, may_unmap, durability) => {
-                command::write_zeroes(nsid, *range, *may_unmap, *durability)
-            }
-        }
-    }
-}
-
-/// Cuts a request into commands that the namespace takes.
+/// Cuts a request into commands that the device takes.
 fn split(limits: &Limits, request: Request, mut emit: impl FnMut(Op)) {
     let size = limits.geometry.block_size;
     match request {

@@ -6,15 +6,16 @@ use nvme::initiator::command;
 use nvme::reservation;
 
 use super::RemoteDisk;
+use super::association::Nvme;
 use super::supervisor::Inner;
 
 /// Bytes of a reservation report that are fetched: 255 controllers.
 const REPORT: usize = 16 << 10;
 
-impl Inner {
+impl Inner<Nvme> {
     /// Sends a command over the association that is up now.
     async fn call(&self, make: impl FnOnce(u32) -> nvme::initiator::Command) -> Result<Option<block::Buf>, Fault> {
-        let (nsid, queue) = self.queue().ok_or(Fault::Gone)?;
+        let (nsid, queue) = self.line(|nsid| *nsid).ok_or(Fault::Gone)?;
         let done = queue.call(make(nsid)).await.map_err(|_| Fault::Gone)?;
         done.status.to_result()?;
         Ok(done.data.map(block::BufMut::freeze))
@@ -23,10 +24,10 @@ impl Inner {
 
 impl Reservable for RemoteDisk {
     fn host(&self) -> HostId {
-        self.inner.host_id()
+        self.inner.protocol().identity().expect("it was good enough to connect").host_id
     }
     fn remembers(&self) -> bool {
-        self.inner.reserving() & reservation::PERSISTENT != 0
+        self.inner.protocol().reserving.get() & reservation::PERSISTENT != 0
     }
     fn reserve(&self, ask: Reserve) -> LocalFuture<'_, Result<(), Fault>> {
         Box::pin(async move { self.inner.call(|nsid| command::reserve(nsid, ask)).await.map(drop) })

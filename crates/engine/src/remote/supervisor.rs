@@ -10,13 +10,12 @@ use block::{Blocks, Fault, Geometry, Request, Ticket};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
 use host::{Host, Notify};
-use nvme::initiator::{Completed, command};
 use uuid::Uuid;
 
-use super::association::{Association, Caller, identity, namespace_blocks};
-use super::connection::{Connection, Link, Loss, Token};
-use super::flights::{Answers, Flights, Part};
-use super::{OnRestart, RemoteError, RemoteOptions, RemoteSpec, RemoteState, refusal};
+use super::connection::{Connection, Link, Loss, Replies, Token};
+use super::flights::{Answers, Flights};
+use super::protocol::{Association, Protocol};
+use super::{OnRestart, RemoteError, RemoteOptions, RemoteState, refusal};
 
 /// Pauses between attempts to reconnect: the first, and the longest.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -26,23 +25,17 @@ const SHORTEST_DEADLINE: Duration = Duration::from_millis(100);
 const SHORTEST_TICK: Duration = Duration::from_millis(10);
 
 /// The disk, shared by its handle, its two tasks and (weakly) its connections.
-pub(super) struct Inner {
+pub(super) struct Inner<P: Protocol> {
     host: Host,
-    spec: RemoteSpec,
+    protocol: P,
     options: RemoteOptions,
-    /// Names this opening of the disk to the target, in all of its associations.
-    session: [u8; 16],
     /// Its size only grows.
     geometry: Cell<Geometry>,
     uuid: Option<Uuid>,
-    /// Who we are to the target, in all associations.
-    host_id: [u8; 16],
-    /// The reservations that the namespace offers, as RESCAP.
-    reserving: Cell<u8>,
     instance: Cell<Option<[u8; 16]>>,
     state: RefCell<RemoteState>,
     flights: RefCell<Flights>,
-    association: RefCell<Option<Association>>,
+    association: RefCell<Option<Association<P>>>,
     /// The queue that the next command goes to.
     turn: Cell<usize>,
     /// Wakes the supervisor: a connection has ended, or the disk is being closed.
@@ -57,7 +50,7 @@ type ChangeCallback = Rc<dyn Fn(&RemoteState)>;
 
 struct NoLink;
 impl Link for NoLink {
-    fn completed(&self, _: &mut Vec<Completed<Part>>) {}
+    fn completed(&self, _: &mut Replies) {}
     fn lost(&self) {}
 }
 
@@ -67,10 +60,9 @@ pub(super) fn no_link() -> Weak<dyn Link> {
 }
 
 /// Lets connections that are made before the disk exists find it.
-#[derive(Default)]
-struct Anchor(RefCell<Weak<Inner>>);
-impl Link for Anchor {
-    fn completed(&self, parts: &mut Vec<Completed<Part>>) {
+struct Anchor<P: Protocol>(RefCell<Weak<Inner<P>>>);
+impl<P: Protocol> Link for Anchor<P> {
+    fn completed(&self, parts: &mut Replies) {
         if let Some(inner) = self.0.borrow().upgrade() {
             inner.completed(parts);
         }
@@ -82,36 +74,31 @@ impl Link for Anchor {
     }
 }
 
-async fn associate(
+async fn associate<P: Protocol>(
     host: &Host,
-    spec: &RemoteSpec,
+    protocol: &P,
     options: &RemoteOptions,
-    session: [u8; 16],
     link: Weak<dyn Link>,
-) -> Result<Association, RemoteError> {
+) -> Result<Association<P>, RemoteError> {
     let limit = options.connect_timeout;
-    let made = host.timeout(limit, Caller { host, spec, options, session, link }.associate()).await;
-    made.unwrap_or_else(|| Err(RemoteError::TimedOut { uri: spec.uri(), limit }))
+    let made = host.timeout(limit, protocol.associate(host, options, link)).await;
+    made.unwrap_or_else(|| Err(RemoteError::TimedOut { uri: protocol.uri(), limit }))
 }
 
-impl Inner {
+impl<P: Protocol> Inner<P> {
     /// Connects, and starts the tasks that keep the disk up.
-    pub(super) async fn start(host: &Host, spec: RemoteSpec, options: RemoteOptions) -> Result<Rc<Inner>, RemoteError> {
+    pub(super) async fn start(host: &Host, protocol: P, options: RemoteOptions) -> Result<Rc<Inner<P>>, RemoteError> {
         let options = RemoteOptions { command_deadline: options.command_deadline.max(SHORTEST_DEADLINE), ..options };
-        let anchor = Rc::new(Anchor::default());
+        let anchor = Rc::new(Anchor(RefCell::new(Weak::new())));
         let link: Rc<dyn Link> = anchor.clone();
-        let session = host.random_bytes();
-        let association = associate(host, &spec, &options, session, Rc::downgrade(&link)).await?;
+        let association = associate(host, &protocol, &options, Rc::downgrade(&link)).await?;
         let inner = Rc::new(Inner {
             host: host.clone(),
             geometry: Cell::new(association.limits.geometry),
             uuid: association.uuid,
-            host_id: identity(&spec.host_nqn, &spec.nqn, session)?.host_id,
-            reserving: Cell::new(association.reserving),
             instance: Cell::new(association.instance),
-            spec,
+            protocol,
             options,
-            session,
             state: RefCell::new(RemoteState::Up),
             flights: RefCell::new(Flights::new(association.limits)),
             association: RefCell::new(Some(association)),
@@ -132,20 +119,14 @@ impl Inner {
     pub(super) fn state(&self) -> RemoteState {
         self.state.borrow().clone()
     }
-    pub(super) fn spec(&self) -> &RemoteSpec {
-        &self.spec
+    pub(super) fn protocol(&self) -> &P {
+        &self.protocol
     }
-    pub(super) fn host_id(&self) -> [u8; 16] {
-        self.host_id
-    }
-    pub(super) fn reserving(&self) -> u8 {
-        self.reserving.get()
-    }
-    /// A queue with a free slot, and the namespace's number there.
-    pub(super) fn queue(&self) -> Option<(u32, Rc<Connection>)> {
+    /// A connection that takes a command now, and something of its association.
+    pub(super) fn line<T>(&self, and: impl FnOnce(&P::Extra) -> T) -> Option<(T, Rc<Connection<P::Wire>>)> {
         let association = self.association.borrow();
         let association = association.as_ref()?;
-        Some((association.limits.nsid, self.next_queue(&association.io)?.clone()))
+        Some((and(&association.extra), self.next_line(association.io())?.clone()))
     }
     pub(super) fn uuid(&self) -> Option<Uuid> {
         self.uuid
@@ -157,11 +138,11 @@ impl Inner {
         self.geometry.get()
     }
 
-    /// Asks the target for the size of the namespace.
+    /// Asks the target for the size of the device.
     pub(super) async fn refresh(&self) -> Result<Geometry, Fault> {
-        let asked = self.association.borrow().as_ref().map(|a| (a.admin.clone(), a.limits));
-        let (admin, limits) = asked.ok_or(Fault::Gone)?;
-        let blocks = namespace_blocks(&admin, limits.nsid).await.ok_or(Fault::Gone)?;
+        let asked = self.association.borrow().as_ref().map(|a| (a.connections[0].clone(), a.extra));
+        let (line, extra) = asked.ok_or(Fault::Gone)?;
+        let blocks = P::blocks(&line, extra).await.ok_or(Fault::Gone)?;
         self.grow(blocks);
         Ok(self.geometry())
     }
@@ -211,27 +192,27 @@ impl Inner {
         let association = self.association.borrow();
         let Some(association) = &*association else { return };
         let mut flights = self.flights.borrow_mut();
-        while let Some(queue) = self.next_queue(&association.io) {
-            let Some((command, part)) = flights.next() else { return };
-            queue.submit(command, Token::Part(part));
+        while let Some(line) = self.next_line(association.io()) {
+            let Some(part) = flights.next() else { return };
+            line.submit(P::command(association, part.op()), Token::Part(part));
         }
     }
 
-    /// A queue with a free slot, in turn.
-    fn next_queue<'a>(&self, queues: &'a [Rc<Connection>]) -> Option<&'a Rc<Connection>> {
+    /// A connection that takes a command now, in turn.
+    fn next_line<'a>(&self, lines: &'a [Rc<Connection<P::Wire>>]) -> Option<&'a Rc<Connection<P::Wire>>> {
         let from = self.turn.get();
-        let found = (0..queues.len()).map(|i| (from + i) % queues.len()).find(|i| queues[*i].free() > 0)?;
+        let found = (0..lines.len()).map(|i| (from + i) % lines.len()).find(|i| lines[*i].free() > 0)?;
         self.turn.set(found + 1);
-        Some(&queues[found])
+        Some(&lines[found])
     }
 
     /// Parts were answered: answers go out when nothing is borrowed, freed slots are filled.
-    fn completed(&self, parts: &mut Vec<Completed<Part>>) {
+    fn completed(&self, parts: &mut Replies) {
         let mut answers = Answers::new();
         {
             let mut flights = self.flights.borrow_mut();
-            for Completed { token, status, data, .. } in parts.drain(..) {
-                flights.done(token, status, data, &mut answers);
+            for (part, reply, data) in parts.drain(..) {
+                flights.done(part, reply, data, &mut answers);
             }
         }
         self.pump();
@@ -284,17 +265,17 @@ impl Inner {
     }
 
     /// Takes a broken association down: what was in flight waits for the next one.
-    fn take_down(&self) -> Option<Association> {
+    fn take_down(&self) -> Option<Association<P>> {
         let association = self.association.borrow_mut().take()?;
         association.end();
-        let orphans = association.connections().flat_map(|connection| connection.orphans()).collect();
+        let orphans = association.connections.iter().flat_map(|connection| connection.orphans()).collect();
         self.flights.borrow_mut().again(orphans);
         Some(association)
     }
 
     /// Whether a new association leads to the same namespace, with everything in it that was answered.
-    fn recognise(&self, association: &Association) -> Result<(), RemoteError> {
-        let changed = |why: String| Err(RemoteError::Changed { uri: self.spec.uri(), why });
+    fn recognise(&self, association: &Association<P>) -> Result<(), RemoteError> {
+        let changed = |why: String| Err(RemoteError::Changed { uri: self.protocol.uri(), why });
         let (was, is) = (self.geometry(), association.limits.geometry);
         if association.uuid != self.uuid {
             let name = |uuid: Option<Uuid>| uuid.map_or("one without a UUID".to_owned(), |uuid| uuid.to_string());
@@ -324,9 +305,8 @@ impl Inner {
         Ok(())
     }
 
-    fn install(&self, association: Association) {
+    fn install(&self, association: Association<P>) {
         self.instance.set(association.instance);
-        self.reserving.set(association.reserving);
         self.flights.borrow_mut().set_limits(association.limits);
         self.grow(association.limits.geometry.blocks);
         *self.association.borrow_mut() = Some(association);
@@ -345,8 +325,8 @@ impl Inner {
                 Some(association) => {
                     watch.down = 0;
                     let probe = watch.look(association, known) | watch.keep_alive_is_due();
-                    if probe && association.admin.in_flight() == 0 && association.admin.free() > 0 {
-                        association.admin.submit(command::keep_alive(), Token::Nobody);
+                    if probe {
+                        P::probe(association);
                     }
                 }
             }
@@ -394,10 +374,10 @@ impl Watch {
     /// Ends an association whose target has gone silent. `known`: a request that the target knew of has passed its
     /// deadline. Returns whether the target should be asked for a sign of life: a slow disk keeps an I/O queue silent,
     /// a dead target the admin queue as well.
-    fn look(&mut self, association: &Association, known: bool) -> bool {
-        self.quiet.resize(association.io.len() + 1, (0, 0));
+    fn look<P: Protocol>(&mut self, association: &Association<P>, known: bool) -> bool {
+        self.quiet.resize(association.connections.len(), (0, 0));
         let mut probe = false;
-        for (connection, (received, ticks)) in association.connections().zip(&mut self.quiet) {
+        for (connection, (received, ticks)) in association.connections.iter().zip(&mut self.quiet) {
             let now = connection.received();
             *ticks = if connection.in_flight() > 0 && now == *received { *ticks + 1 } else { 0 };
             *received = now;
@@ -406,19 +386,19 @@ impl Watch {
         // Half of the deadline, so that there is time left to try again.
         if self.quiet[0].1 >= self.deadline / 2 {
             self.quiet.clear();
-            association.admin.fail(Loss::Silent);
+            association.connections[0].fail(Loss::Silent);
         }
         // The target holds a command for too long, although it answers others. A new association makes sure that it
         // does not carry it out at some later time.
-        if known && let Some(queue) = association.io.first() {
-            queue.fail(Loss::Unanswered);
+        if known && let Some(line) = association.io().first() {
+            line.fail(Loss::Unanswered);
         }
         probe
     }
 }
 
 /// Counts time for all requests together, so that none needs a timer of its own.
-async fn sweep(disk: Weak<Inner>) {
+async fn sweep<P: Protocol>(disk: Weak<Inner<P>>) {
     let Some(inner) = disk.upgrade() else { return };
     let (host, deadline, keep_alive) = (inner.host.clone(), inner.options.command_deadline, inner.options.keep_alive);
     drop(inner);
@@ -444,7 +424,7 @@ fn ticks(time: Duration, interval: Duration) -> u32 {
 }
 
 /// Keeps the disk up until it is closed or has failed for good.
-async fn supervise(inner: Rc<Inner>, link: Rc<dyn Link>) {
+async fn supervise<P: Protocol>(inner: Rc<Inner<P>>, link: Rc<dyn Link>) {
     loop {
         inner.attention.notified().await;
         if inner.is_closed() {
@@ -481,18 +461,18 @@ async fn supervise(inner: Rc<Inner>, link: Rc<dyn Link>) {
     }
     let association = inner.association.borrow_mut().take();
     if let Some(association) = association {
-        association.close(&inner.host).await;
+        P::close(&association, &inner.host).await;
     }
     inner.finished.set(true);
     inner.on_finished.borrow_mut().clear();
 }
 
 /// Tries until there is an association to the same namespace. `None` when the disk was closed meanwhile.
-async fn reconnect(
-    inner: &Inner,
+async fn reconnect<P: Protocol>(
+    inner: &Inner<P>,
     link: &Rc<dyn Link>,
-    old: Option<Association>,
-) -> Option<Result<Association, RemoteError>> {
+    old: Option<Association<P>>,
+) -> Option<Result<Association<P>, RemoteError>> {
     let mut pause = BACKOFF.0;
     let mut old = old;
     let patience = inner.options.refused_deadline.min(inner.options.command_deadline);
@@ -500,16 +480,16 @@ async fn reconnect(
     loop {
         let slept = inner.unless_closed(inner.host.sleep(pause)).await;
         // By now a target that broke the protocol has been told why.
-        for connection in old.take().iter().flat_map(Association::connections) {
+        for connection in old.take().iter().flat_map(|old| &old.connections) {
             connection.hang_up();
         }
         slept?;
-        let made = associate(&inner.host, &inner.spec, &inner.options, inner.session, Rc::downgrade(link));
+        let made = associate(&inner.host, &inner.protocol, &inner.options, Rc::downgrade(link));
         match inner.unless_closed(made).await? {
             Ok(association) => match inner.recognise(&association) {
                 Ok(()) => return Some(Ok(association)),
                 Err(error) => {
-                    association.close(&inner.host).await;
+                    P::close(&association, &inner.host).await;
                     return Some(Err(error));
                 }
             },

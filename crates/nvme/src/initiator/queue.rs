@@ -1,6 +1,7 @@
 //! One queue pair over one TCP connection.
 
 use block::link::Outgoing;
+pub use block::link::Receive;
 use block::{Buf, BufMut};
 
 use super::{Command, Payload, Violation};
@@ -44,17 +45,6 @@ pub struct Completed<T> {
     pub status: Status,
     /// The data of a command with [`Payload::In`] that succeeded.
     pub data: Option<BufMut>,
-}
-
-/// Where the next bytes of the connection shall go.
-#[derive(Debug)]
-pub struct Receive {
-    /// The buffer; it comes back with [`Queue::received`].
-    pub buf: BufMut,
-    /// Where in the buffer.
-    pub from: usize,
-    /// At most so many bytes.
-    pub max: usize,
 }
 
 /// The data transfer of one command.

@@ -11,7 +11,6 @@ type Log = Rc<RefCell<Vec<(u32, Outcome)>>>;
 fn limits() -> Limits {
     let features = Features { unmap: true, write_zeroes: true, volatile_cache: true, ..Features::default() };
     Limits {
-        nsid: 1,
         geometry: Geometry { block_size: BlockSize::B512, blocks: Blocks(1 << 20), features },
         transfer: Blocks(16),
         zeroes: Some(Blocks(100)),
@@ -31,9 +30,9 @@ fn give(answers: Answers) {
 }
 
 /// Answers a part as the target would; a read brings the low byte of each block's address.
-fn done(flights: &mut Flights, part: Part, status: Status) {
+fn done(flights: &mut Flights, part: Part, outcome: Result<(), Fault>) {
     let data = match part.op {
-        Op::Read(range) if status.is_success() => {
+        Op::Read(range) if outcome.is_ok() => {
             let mut buf = BufMut::new(range.len.0 as usize * 512);
             for (i, block) in buf.chunks_mut(512).enumerate() {
                 block.fill((range.start.0 + i as u64) as u8);
@@ -43,7 +42,7 @@ fn done(flights: &mut Flights, part: Part, status: Status) {
         _ => None,
     };
     let mut answers = Answers::new();
-    flights.done(part, status, data, &mut answers);
+    flights.done(part, Reply::Done(outcome), data, &mut answers);
     give(answers);
 }
 
@@ -59,13 +58,13 @@ fn a_long_read_is_cut_and_put_together_in_order() {
     let (mut flights, log) = (Flights::new(limits()), Log::default());
     add(&mut flights, &log, 1, read(5, 40));
     let mut parts = Vec::new();
-    while let Some((_, part)) = flights.next() {
+    while let Some(part) = flights.next() {
         parts.push(part);
     }
     assert_eq!(parts.len(), 3);
     for part in parts.into_iter().rev() {
         assert!(log.borrow().is_empty());
-        done(&mut flights, part, Status::SUCCESS);
+        done(&mut flights, part, Ok(()));
     }
     let (name, outcome) = log.borrow_mut().pop().expect("answered");
     let data = outcome.expect("read").into_buf();
@@ -77,11 +76,11 @@ fn a_long_read_is_cut_and_put_together_in_order() {
 fn one_failed_part_fails_the_request_once_all_are_back() {
     let (mut flights, log) = (Flights::new(limits()), Log::default());
     add(&mut flights, &log, 1, read(0, 32));
-    let (_, a) = flights.next().expect("two parts");
-    let (_, b) = flights.next().expect("two parts");
-    done(&mut flights, a, Status::UNRECOVERED_READ);
+    let a = flights.next().expect("two parts");
+    let b = flights.next().expect("two parts");
+    done(&mut flights, a, Err(Fault::Medium));
     assert!(log.borrow().is_empty(), "the second part is still on its way");
-    done(&mut flights, b, Status::SUCCESS);
+    done(&mut flights, b, Ok(()));
     assert_eq!(log.borrow()[0].1.as_ref().err(), Some(&Fault::Medium));
 }
 
@@ -91,13 +90,13 @@ fn what_a_connection_left_behind_goes_first_and_in_order() {
     for name in 0..4 {
         add(&mut flights, &log, name, write(Durability::Volatile));
     }
-    let (_, a) = flights.next().expect("part");
-    let (_, b) = flights.next().expect("part");
+    let a = flights.next().expect("part");
+    let b = flights.next().expect("part");
     flights.again(vec![b, a]);
     for expected in 0..4 {
-        let (_, part) = flights.next().expect("part");
+        let part = flights.next().expect("part");
         assert_eq!(part.serial, expected);
-        done(&mut flights, part, Status::SUCCESS);
+        done(&mut flights, part, Ok(()));
     }
     assert_eq!(log.borrow().iter().map(|(name, _)| *name).collect::<Vec<_>>(), [0, 1, 2, 3]);
 }
@@ -107,7 +106,7 @@ fn the_deadline_tells_known_from_unknown_and_late_answers_go_nowhere() {
     let (mut flights, log) = (Flights::new(limits()), Log::default());
     add(&mut flights, &log, 1, write(Durability::Volatile));
     add(&mut flights, &log, 2, write(Durability::Volatile));
-    let (_, sent) = flights.next().expect("part");
+    let sent = flights.next().expect("part");
     let mut answers = Answers::new();
     for _ in 0..8 {
         assert!(!flights.tick(8, &mut answers));
@@ -120,7 +119,7 @@ fn the_deadline_tells_known_from_unknown_and_late_answers_go_nowhere() {
     assert!(flights.next().is_none(), "nothing of them is left to send");
     // A new request takes the same place; the late answer is not for it.
     add(&mut flights, &log, 3, write(Durability::Volatile));
-    done(&mut flights, sent, Status::SUCCESS);
+    done(&mut flights, sent, Ok(()));
     assert_eq!(log.borrow().len(), 2);
     let mut answers = Answers::new();
     flights.fail_all(Fault::Aborted, &mut answers);
@@ -132,12 +131,12 @@ fn the_deadline_tells_known_from_unknown_and_late_answers_go_nowhere() {
 fn a_passing_refusal_is_tried_again_at_the_next_tick() {
     let (mut flights, log) = (Flights::new(limits()), Log::default());
     add(&mut flights, &log, 1, Request::Flush);
-    let (_, part) = flights.next().expect("part");
-    done(&mut flights, part, Status::NAMESPACE_NOT_READY);
+    let part = flights.next().expect("part");
+    flights.done(part, Reply::Later, None, &mut Answers::new());
     assert!(flights.next().is_none() && log.borrow().is_empty());
     flights.tick(8, &mut Answers::new());
-    let (_, part) = flights.next().expect("again");
-    done(&mut flights, part, Status::SUCCESS);
+    let part = flights.next().expect("again");
+    done(&mut flights, part, Ok(()));
     assert!(log.borrow()[0].1.is_ok());
 }
 
@@ -146,8 +145,8 @@ fn unflushed_changes_are_counted_as_the_contract_of_flush_says() {
     let (mut flights, log) = (Flights::new(limits()), Log::default());
     let run = |flights: &mut Flights, request| {
         add(flights, &log, 0, request);
-        let (_, part) = flights.next().expect("part");
-        done(flights, part, Status::SUCCESS);
+        let part = flights.next().expect("part");
+        done(flights, part, Ok(()));
     };
     run(&mut flights, write(Durability::Durable));
     assert_eq!(flights.unflushed(), 0);
@@ -155,10 +154,10 @@ fn unflushed_changes_are_counted_as_the_contract_of_flush_says() {
     assert_eq!(flights.unflushed(), 1);
     // A flush that was submitted before a write was answered does not cover it.
     add(&mut flights, &log, 9, Request::Flush);
-    let (_, flush) = flights.next().expect("part");
+    let flush = flights.next().expect("part");
     run(&mut flights, Request::Unmap { range: BlockRange::new(0, 8) });
     assert_eq!(flights.unflushed(), 2);
-    done(&mut flights, flush, Status::SUCCESS);
+    done(&mut flights, flush, Ok(()));
     assert_eq!(flights.unflushed(), 1);
     run(&mut flights, Request::Flush);
     assert_eq!(flights.unflushed(), 0);
