@@ -86,6 +86,7 @@ impl IscsiServer {
             advertised: name,
             portal_group: options.portal_group,
             revision: env!("CARGO_PKG_VERSION").chars().filter(|c| *c != '.').take(4).collect(),
+            run: host.random_bytes(),
             chap: options.chap,
         });
         Ok(Rc::new(IscsiServer { server: Server::start(host, machine, vec![listener]), address }))

@@ -40,6 +40,7 @@
 mod association;
 mod connection;
 mod flights;
+pub mod iscsi;
 mod protocol;
 mod reservation;
 mod supervisor;

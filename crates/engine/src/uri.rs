@@ -5,20 +5,26 @@
 //! | `aio:///path`, `uring:///path`, `/path` | a file or block device |
 //! | `malloc:///name?size_mb=N` or `?num_blocks=N` | memory |
 //! | `nvmf://host[:port]/nqn` (port 4420 when absent) | a namespace of an NVMe/TCP target |
+//! | `iscsi://host[:port]/iqn[/lun]` (port 3260, lun 0 when absent) | a logical unit of an iSCSI target |
 //! | `bdev:///name`, `loopback:///name` | a device that the node has already: a replica, an open device |
 //!
-//! All take `blk_size` (512 or 4096) and `uuid`. What is not understood is an error: a typo in a parameter must not be
-//! silently ignored. Nothing is percent-decoded: names and paths are taken as they are written.
+//! All take `blk_size` (512 or 4096) and `uuid`; `iscsi` also `chap=/file` (NAME SECRET, and for mutual CHAP a second line
+//! for the target), `header_digest=yes` and `data_digest=yes`. Secrets are never part of a URI. What is not understood is an
+//! error: a typo in a parameter must not be silently ignored. Nothing is percent-decoded: names and paths are taken as they
+//! are written.
 
 use std::fmt;
 
 use block::{BlockSize, Bytes};
+use iscsi::IscsiName;
 use uuid::Uuid;
 
 use crate::model::Error;
 
 /// The port of an NVMe/TCP target when a URI names none.
 pub const DEFAULT_NVMF_PORT: u16 = 4420;
+/// The port of an iSCSI target when a URI names none.
+pub const DEFAULT_ISCSI_PORT: u16 = 3260;
 /// The largest memory device: 16 TiB.
 const MALLOC_BYTES: u64 = 16 << 40;
 
@@ -46,6 +52,21 @@ pub enum Device {
         /// The subsystem.
         nqn: String,
     },
+    /// A logical unit of an iSCSI target.
+    Iscsi {
+        /// Host name or address; an IPv6 address without brackets.
+        host: String,
+        /// TCP port.
+        port: u16,
+        /// The target's name.
+        target: String,
+        /// The logical unit.
+        lun: u16,
+        /// The file with names and secrets.
+        chap: Option<String>,
+        /// Whether headers and data are protected by digests.
+        digests: [bool; 2],
+    },
     /// A device that the node has already.
     Bdev {
         /// Its name.
@@ -71,6 +92,8 @@ struct Parameters {
     uuid: Option<Uuid>,
     size_mb: Option<u64>,
     num_blocks: Option<u64>,
+    chap: Option<String>,
+    digests: [bool; 2],
 }
 
 fn wrong(uri: &str, why: impl fmt::Display) -> Error {
@@ -94,7 +117,7 @@ impl DeviceUri {
         if place.contains('#') {
             return Err(wrong(uri, "a '#' part is not understood"));
         }
-        let parameters = Parameters::parse(uri, scheme, query)?;
+        let mut parameters = Parameters::parse(uri, scheme, query)?;
         let device = match scheme {
             "aio" | "uring" => Device::File { path: file_path(uri, local(uri, place)?)? },
             "malloc" => {
@@ -102,6 +125,7 @@ impl DeviceUri {
                 Device::Malloc { name: device_name(uri, name)?, size: parameters.malloc_size(uri)? }
             }
             "nvmf" => remote(uri, place)?,
+            "iscsi" => logical_unit(uri, place, parameters.chap.take(), parameters.digests)?,
             "bdev" | "loopback" => {
                 // The name of a file is its path: bdev:////dev/sda.
                 let name = local(uri, place)?;
@@ -109,9 +133,9 @@ impl DeviceUri {
                 device_name(uri, name.strip_prefix('/').unwrap_or(name))?;
                 Device::Bdev { name: name.into() }
             }
-            "pcie" | "iscsi" => return Err(wrong(uri, format!("{scheme} devices are not supported yet"))),
+            "pcie" => return Err(wrong(uri, format!("{scheme} devices are not supported yet"))),
             _ => {
-                let known = "aio, uring, malloc, nvmf, bdev, loopback";
+                let known = "aio, uring, malloc, nvmf, iscsi, bdev, loopback";
                 return Err(wrong(uri, format!("unknown scheme '{scheme}' (known: {known})")));
             }
         };
@@ -129,6 +153,7 @@ impl DeviceUri {
             Device::File { path } => path.clone(),
             Device::Malloc { name, .. } | Device::Bdev { name } => name.clone(),
             Device::Nvmf { nqn, .. } => format!("{}/{nqn}n1", self.place()),
+            Device::Iscsi { target, lun, .. } => format!("{}/{target}/{lun}", self.place()),
         }
     }
 
@@ -148,6 +173,13 @@ impl DeviceUri {
                 format!("malloc:///{name}")
             }
             Device::Nvmf { nqn, .. } => format!("nvmf://{}/{nqn}", self.place()),
+            Device::Iscsi { target, lun, chap, digests, .. } => {
+                query.extend(chap.iter().map(|file| format!("chap={file}")));
+                let [header, data] = digests;
+                query.extend(header.then(|| "header_digest=yes".to_owned()));
+                query.extend(data.then(|| "data_digest=yes".to_owned()));
+                format!("iscsi://{}/{target}/{lun}", self.place())
+            }
             Device::Bdev { name } => format!("bdev:///{name}"),
         };
         query.extend(self.block_size.map(|b| format!("blk_size={}", b.bytes())));
@@ -157,8 +189,10 @@ impl DeviceUri {
 
     fn place(&self) -> String {
         match &self.device {
-            Device::Nvmf { host, port, .. } if host.contains(':') => format!("[{host}]:{port}"),
-            Device::Nvmf { host, port, .. } => format!("{host}:{port}"),
+            Device::Nvmf { host, port, .. } | Device::Iscsi { host, port, .. } => match host.contains(':') {
+                true => format!("[{host}]:{port}"),
+                false => format!("{host}:{port}"),
+            },
             _ => String::new(),
         }
     }
@@ -190,6 +224,21 @@ impl Parameters {
                 "uuid" => {
                     let uuid = Uuid::parse_str(value);
                     parameters.uuid = Some(uuid.map_err(|_| wrong(uri, format!("uuid='{value}' is not a uuid")))?);
+                }
+                "chap" if scheme == "iscsi" => {
+                    let is_path = value.starts_with('/') && !value.ends_with('/');
+                    parameters.chap = Some(value.to_owned()).filter(|_| is_path);
+                    if !is_path {
+                        return Err(wrong(uri, "chap must be the absolute path of a file"));
+                    }
+                }
+                "header_digest" | "data_digest" if scheme == "iscsi" => {
+                    let wanted = match value {
+                        "" | "yes" | "on" | "true" | "1" => true,
+                        "no" | "off" | "false" | "0" => false,
+                        _ => return Err(wrong(uri, format!("{key}='{value}' is neither yes nor no"))),
+                    };
+                    parameters.digests[usize::from(key == "data_digest")] = wanted;
                 }
                 "size_mb" if scheme == "malloc" => parameters.size_mb = Some(number()?),
                 "num_blocks" if scheme == "malloc" => parameters.num_blocks = Some(number()?),
@@ -244,6 +293,24 @@ fn remote(uri: &str, place: &str) -> Result<Device, Error> {
     if nqn.len() > 223 {
         return Err(wrong(uri, "the NQN is longer than 223 bytes"));
     }
+    let (host, port) = address(uri, authority, DEFAULT_NVMF_PORT)?;
+    Ok(Device::Nvmf { host, port, nqn: nqn.into() })
+}
+
+fn logical_unit(uri: &str, place: &str, chap: Option<String>, digests: [bool; 2]) -> Result<Device, Error> {
+    let Some((authority, rest)) = place.split_once('/') else {
+        return Err(wrong(uri, "the target's name after the host is missing"));
+    };
+    let (target, lun) = rest.split_once('/').unwrap_or((rest, "0"));
+    let name = IscsiName::new(target).map_err(|e| wrong(uri, e))?;
+    let lun = lun.parse().ok().filter(|lun| *lun < 1 << 14);
+    let lun = lun.ok_or_else(|| wrong(uri, "after the target's name there may be a logical unit, 0 to 16383"))?;
+    let (host, port) = address(uri, authority, DEFAULT_ISCSI_PORT)?;
+    Ok(Device::Iscsi { host, port, target: name.to_string(), lun, chap, digests })
+}
+
+/// Host and port.
+fn address(uri: &str, authority: &str, default: u16) -> Result<(String, u16), Error> {
     let (host, port) = match authority.strip_prefix('[') {
         Some(v6) => match v6.split_once(']') {
             Some((host, "")) => (host, None),
@@ -259,13 +326,13 @@ fn remote(uri: &str, place: &str) -> Result<Device, Error> {
         return Err(wrong(uri, "the host is missing or malformed"));
     }
     let port = match port {
-        None => DEFAULT_NVMF_PORT,
+        None => default,
         Some(text) => match text.parse::<u16>() {
             Ok(port) if port != 0 => port,
             _ => return Err(wrong(uri, format!("'{text}' is not a port (1 to 65535)"))),
         },
     };
-    Ok(Device::Nvmf { host: host.into(), port, nqn: nqn.into() })
+    Ok((host.into(), port))
 }
 
 #[cfg(test)]
@@ -295,6 +362,11 @@ mod tests {
         let v6 = ok("nvmf://[::1]:8420/nqn.a");
         assert_eq!(v6.device, Device::Nvmf { host: "::1".into(), port: 8420, nqn: "nqn.a".into() });
         assert_eq!(v6.canonical(), "nvmf://[::1]:8420/nqn.a");
+        let unit = ok("iscsi://10.0.0.1/iqn.2000-01.x:A?chap=/etc/chap&data_digest=yes");
+        assert_eq!(unit.name(), "10.0.0.1:3260/iqn.2000-01.x:a/0");
+        assert_eq!(unit.canonical(), "iscsi://10.0.0.1:3260/iqn.2000-01.x:a/0?chap=/etc/chap&data_digest=yes");
+        assert_eq!(ok(&unit.canonical()).device, unit.device);
+        assert_eq!(ok("iscsi://[::1]:1/eui.0123456789abcdef/7").canonical(), "iscsi://[::1]:1/eui.0123456789abcdef/7");
         assert_eq!(ok("bdev:///a/b").name(), "a/b");
         assert_eq!(ok("bdev:////dev/sda").name(), "/dev/sda");
         assert_eq!(ok("loopback:///a").device, Device::Bdev { name: "a".into() });
@@ -340,7 +412,14 @@ mod tests {
             ("bdev:///", "missing"),
             ("bdev:///a//b", "empty part"),
             ("pcie:///0000:03:00.0", "not supported yet"),
-            ("iscsi://host/iqn", "not supported yet"),
+            ("iscsi://host", "target's name"),
+            ("iscsi://host/nqn.2000-01.x:a", "no iSCSI name"),
+            ("iscsi://host/iqn.2000-01.x:a/b", "logical unit"),
+            ("iscsi://host/iqn.2000-01.x:a/16384", "logical unit"),
+            ("iscsi://host:x/iqn.2000-01.x:a", "not a port"),
+            ("iscsi://host/iqn.2000-01.x:a?chap=secret", "absolute path"),
+            ("iscsi://host/iqn.2000-01.x:a?header_digest=maybe", "neither yes nor no"),
+            ("nvmf://host/nqn?chap=/etc/chap", "unknown parameter 'chap'"),
             ("aio:///a#b", "'#'"),
         ] {
             let error = DeviceUri::parse(uri).expect_err(uri);
@@ -356,7 +435,7 @@ mod tests {
         }
         #[test]
         fn any_near_miss_is_understood_or_refused(
-            scheme in "(aio|uring|malloc|nvmf|bdev|loopback)",
+            scheme in "(aio|uring|malloc|nvmf|iscsi|bdev|loopback)",
             rest in "[/a-z\\[\\]:?&=0-9#._]{0,40}",
         ) {
             let _ = DeviceUri::parse(&format!("{scheme}://{rest}"));

@@ -28,6 +28,35 @@ pub struct Chap {
     pub target: Option<Credentials>,
 }
 
+impl Chap {
+    /// The contents of a file with a line `NAME SECRET` for the initiator, and for mutual CHAP a second one for the target.
+    /// Secrets have 12 bytes or more.
+    ///
+    /// # Errors
+    /// What is wrong with it. No secret is repeated.
+    pub fn parse(text: &str) -> Result<Chap, &'static str> {
+        let mut lines = text.lines().filter(|line| !line.trim().is_empty()).map(|line| {
+            let (name, secret) = line.trim().split_once(char::is_whitespace).ok_or("a line is NAME SECRET")?;
+            let secret = secret.trim().to_owned();
+            // 9.2.1: what is shorter can be guessed.
+            if secret.len() < 12 {
+                Err("a secret has 12 bytes or more")
+            } else {
+                Ok(Credentials { name: name.into(), secret })
+            }
+        });
+        let initiator = lines.next().ok_or("it is empty")??;
+        let target = lines.next().transpose()?;
+        if lines.next().is_some() {
+            return Err("it has more than two lines");
+        }
+        if target.as_ref().is_some_and(|t| t.secret == initiator.secret) {
+            return Err("both sides have the same secret");
+        }
+        Ok(Chap { initiator, target })
+    }
+}
+
 /// Hash functions by their CHAP number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
@@ -83,6 +112,20 @@ pub fn same(a: &[u8], b: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_and_secrets() {
+        let one = Chap::parse("alice 0123456789ab\n").expect("valid");
+        assert_eq!((one.initiator.name.as_str(), one.initiator.secret.as_str()), ("alice", "0123456789ab"));
+        assert!(one.target.is_none());
+        let both = Chap::parse("\nalice 0123456789ab\nstorage  another secret \n").expect("valid");
+        assert_eq!(both.target.map(|t| t.secret), Some("another secret".into()));
+        for wrong in
+            ["", "alice", "alice short", "a 0123456789ab\nb 0123456789ab", "a 0123456789ab\nb 0123456789cd\nc 1"]
+        {
+            assert!(Chap::parse(wrong).is_err(), "{wrong:?}");
+        }
+    }
 
     #[test]
     fn responses_are_hashes_of_all_three() {

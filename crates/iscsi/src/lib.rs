@@ -1,4 +1,5 @@
-//! iSCSI without I/O: the wire formats, the text negotiation, the SCSI commands of a disk, and the target machine.
+//! iSCSI without I/O: the wire formats, the text negotiation, the SCSI commands of a disk, and the machines of
+//! target and initiator.
 //!
 //! A command goes through three forms: the raw bytes of the wire (`pdu`, `scsi::cdb`), a parsed enum, and a request of
 //! `block`. Nothing here trusts a peer: parsing never panics, and a peer's mistake becomes a login status, a SCSI status
@@ -10,6 +11,7 @@
 
 pub mod chap;
 pub mod digest;
+pub mod initiator;
 pub mod name;
 pub mod params;
 pub mod pdu;

@@ -5,6 +5,8 @@ mod support;
 
 #[path = "../../../fuzz/bodies/corpus.rs"]
 mod corpus;
+#[path = "../../../fuzz/bodies/iscsi_initiator.rs"]
+mod iscsi_initiator;
 #[path = "../../../fuzz/bodies/iscsi_target.rs"]
 mod iscsi_target;
 #[path = "../../../fuzz/bodies/iscsi_text.rs"]
@@ -17,6 +19,11 @@ use support::*;
 #[test]
 fn target() {
     corpus::replay("iscsi_target", iscsi_target::run);
+}
+
+#[test]
+fn initiator() {
+    corpus::replay("iscsi_initiator", iscsi_initiator::run);
 }
 
 #[test]

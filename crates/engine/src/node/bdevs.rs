@@ -1,9 +1,11 @@
 //! Opening devices by URI, for pools and nexuses and by calls of their own, and sharing them.
 
+use std::path::Path;
 use std::rc::Rc;
 
 use block::BlockSize;
 use host::{Claim as DiskClaim, DiskRef, OpenError, OpenOptions};
+use iscsi::chap::Chap;
 use uuid::Uuid;
 
 use super::exports::protocol_of;
@@ -15,7 +17,8 @@ use crate::config::{BaseBdev, Share};
 use crate::guard::Guard;
 use crate::malloc::Malloc;
 use crate::model::{BdevInfo, Error, ErrorKind, Protocol};
-use crate::remote::{self, RemoteError, RemoteSpec, RemoteState};
+use crate::remote::iscsi::IscsiSpec;
+use crate::remote::{self, RemoteError, RemoteOptions, RemoteSpec, RemoteState};
 use crate::uri::{Device, DeviceUri};
 
 /// A device that the configuration names and that could not be opened.
@@ -229,16 +232,29 @@ impl Node {
                 let options = self.remote_options();
                 let connected = remote::connect(&self.host, spec, options).await.map_err(|e| no_remote(uri, &e))?;
                 found = connected.uuid();
-                let (lost, owner, name) = (self.lost_remotes.clone(), host_nqn.to_owned(), uri.name());
-                connected.on_change(move |state| {
-                    let loss = match state {
-                        RemoteState::Lost => Loss::Away,
-                        RemoteState::Failed(_) => Loss::ForGood,
-                        RemoteState::Fenced => Loss::Fenced,
-                        RemoteState::Up | RemoteState::Reconnecting | RemoteState::Closed => return,
-                    };
-                    lost.push((owner.clone(), name.clone(), loss));
-                });
+                connected.on_change(self.on_loss(uri, host_nqn));
+                connected
+            }
+            Device::Iscsi { host, port, target, lun, chap, digests: [header_digest, data_digest] } => {
+                let spec = IscsiSpec {
+                    host: host.clone(),
+                    port: *port,
+                    target: target.clone(),
+                    lun: *lun,
+                    // iSCSI names have no capital letters.
+                    initiator: host_nqn.replacen("nqn.", "iqn.", 1).to_lowercase(),
+                    uuid: uri.uuid,
+                    chap: match chap {
+                        Some(file) => Some(self.secrets(uri, file).await?),
+                        None => None,
+                    },
+                };
+                let (header_digest, data_digest) = (*header_digest, *data_digest);
+                let options = RemoteOptions { header_digest, data_digest, ..self.remote_options() };
+                let connected = remote::iscsi::connect(&self.host, spec, options).await;
+                let connected = connected.map_err(|e| no_remote(uri, &e))?;
+                found = connected.uuid();
+                connected.on_change(self.on_loss(uri, host_nqn));
                 connected
             }
             Device::Bdev { name } => return Err(no_device(name)),
@@ -249,7 +265,7 @@ impl Node {
         check_promises(uri, &disk, uuid)?;
         let mut full = uri.clone();
         // The device must come back with the same identity, for those to whom it is shared.
-        if !matches!(uri.device, Device::Nvmf { .. }) {
+        if !matches!(uri.device, Device::Nvmf { .. } | Device::Iscsi { .. }) {
             full.uuid = Some(uuid);
         }
         let aliases = vec![uri.text().to_owned()];
@@ -262,6 +278,29 @@ impl Node {
             origin,
             share: None,
         })
+    }
+
+    /// What a remote device does when its state changes: it leaves a note for the node.
+    fn on_loss(&self, uri: &DeviceUri, host_nqn: &str) -> impl Fn(&RemoteState) + 'static {
+        let (lost, owner, name) = (self.lost_remotes.clone(), host_nqn.to_owned(), uri.name());
+        move |state| {
+            let loss = match state {
+                RemoteState::Lost => Loss::Away,
+                RemoteState::Failed(_) => Loss::ForGood,
+                RemoteState::Fenced => Loss::Fenced,
+                RemoteState::Up | RemoteState::Reconnecting | RemoteState::Closed => return,
+            };
+            lost.push((owner.clone(), name.clone(), loss));
+        }
+    }
+
+    /// The names and secrets in a file of this machine.
+    async fn secrets(&self, uri: &DeviceUri, file: &str) -> Result<Chap> {
+        let wrong = |why: String| Error::invalid(format!("'{uri}': {file}: {why}"));
+        let contents = self.host.load(Path::new(file)).await.map_err(|e| wrong(e.to_string()))?;
+        let contents = contents.ok_or_else(|| wrong("there is no such file".into()))?;
+        let text = String::from_utf8(contents).map_err(|_| wrong("it is not text".into()))?;
+        Chap::parse(&text).map_err(|why| wrong(why.into()))
     }
 
     /// Shares a registered device as `nqn.2019-05.io.openebs:<suffix>`, `iqn.2019-05.io.openebs:<suffix>`, or as the NBD

@@ -4,6 +4,7 @@ mod encryption;
 mod fencing;
 mod files;
 mod grow;
+mod iscsi_children;
 mod losses;
 mod managed;
 mod nexuses;

@@ -23,6 +23,8 @@ pub struct Unit {
     pub product: String,
     /// The revision of the product, 4 characters.
     pub revision: String,
+    /// Names this run of the target, so that an initiator notices that what was cached may be lost.
+    pub run: [u8; 16],
     /// Size, block size, features.
     pub geometry: Geometry,
 }
@@ -48,6 +50,8 @@ pub fn standard(unit: Option<&Unit>) -> Vec<u8> {
     bytes[8..16].copy_from_slice(&padded::<8>(VENDOR));
     bytes[16..32].copy_from_slice(&padded::<16>(unit.map_or("", |u| &u.product)));
     bytes[32..36].copy_from_slice(&padded::<4>(unit.map_or("", |u| &u.revision)));
+    // Vendor specific: the run.
+    bytes[36..52].copy_from_slice(&unit.map_or([0; 16], |u| u.run));
     // Version descriptors: SAM-5, iSCSI, SPC-4, SBC-3.
     for (index, version) in [0x00a0, 0x0960, 0x0460, 0x04c0].into_iter().enumerate() {
         put16(&mut bytes, 58 + 2 * index, version);
@@ -185,6 +189,7 @@ mod tests {
             uuid: Uuid::from_u128(0x1234_5678_9abc_def0_1122_3344_5566_7788),
             product: "Nexus CAS Driver".into(),
             revision: "0001".into(),
+            run: [9; 16],
             geometry: Geometry { block_size: BlockSize::B512, blocks: Blocks(1 << 33), features: Features::default() },
         }
     }
@@ -194,6 +199,7 @@ mod tests {
         let bytes = standard(Some(&unit()));
         assert_eq!((bytes.len(), bytes[4] as usize + 5), (96, 96));
         assert_eq!(&bytes[8..36], b"MAYADATANexus CAS Driver0001");
+        assert_eq!(bytes[36..52], [9; 16]);
         assert_eq!(standard(None)[0], 0x7f);
     }
 

@@ -28,6 +28,7 @@ impl Target {
             uuid,
             product,
             revision: self.options.revision.clone(),
+            run: self.options.run,
             geometry,
         };
         let lun = Lun {

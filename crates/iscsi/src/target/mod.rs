@@ -48,6 +48,8 @@ pub struct TargetOptions {
     pub portal_group: u16,
     /// The product revision, at most four characters.
     pub revision: String,
+    /// Names this run of the target: another after a restart.
+    pub run: [u8; 16],
     /// Who may log in; `None`: everybody.
     pub chap: Option<Chap>,
 }

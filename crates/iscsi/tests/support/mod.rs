@@ -43,8 +43,13 @@ impl World {
     }
 
     pub fn with(chap: Option<Chap>) -> World {
-        let options =
-            TargetOptions { advertised: "10.0.0.1:3260".into(), portal_group: 1, revision: "0001".into(), chap };
+        let options = TargetOptions {
+            advertised: "10.0.0.1:3260".into(),
+            portal_group: 1,
+            revision: "0001".into(),
+            run: [5; 16],
+            chap,
+        };
         World {
             target: Target::new(options),
             disks: BTreeMap::new(),
