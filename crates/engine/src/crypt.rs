@@ -1,5 +1,5 @@
 //! Encryption above replication: a nexus that is published with a key keeps ciphertext on all of its children, and its
-//! hosts see plain text. Ciphers, keys and what is promised: docs/decisions/0007-encryption.md.
+//! hosts see plain text. Ciphers, keys and what is promised: docs/decisions/0010-encryption.md.
 //!
 //! **Zeroes.** A block that holds nothing but zeroes below reads as zeroes through every key. So a block that was never
 //! written, unmapped or cleared reads as zeroes as it must, thin space stays thin, and a rebuild may leave holes out. No

@@ -6,6 +6,7 @@
 mod bdev;
 mod control;
 mod convert;
+mod nats;
 mod options;
 mod status;
 mod v0;
@@ -94,6 +95,10 @@ pub async fn run(arguments: Arguments, control: Option<String>, own: Credentials
         let report = api::v1::RegisterRequest { id: plan.node_name.clone(), grpc_endpoint: endpoint, instance };
         tokio::spawn(control::register(link, report, stopping.clone()))
     });
+    let nats = plan.nats.clone().map(|(server, interval)| {
+        let (node, endpoint) = (plan.node_name.clone(), engine.endpoint.clone());
+        tokio::spawn(nats::register(nats::Registration { server, node, endpoint, interval }, stopping.clone()))
+    });
     let server = tokio::spawn(serve(listener, engine.clone(), access));
     tokio::pin!(server);
     tokio::select! {
@@ -110,6 +115,9 @@ pub async fn run(arguments: Arguments, control: Option<String>, own: Credentials
     let _ = stop.send(true);
     if let Some(registration) = registration {
         let _ = registration.await;
+    }
+    if let Some(nats) = nats {
+        let _ = nats.await;
     }
     if tokio::time::timeout(STOP, &mut server).await.is_err() {
         tracing::info!("connections or calls were still there after {STOP:?}");

@@ -1,4 +1,4 @@
-//! Offering a nexus to hosts, with a key or without (docs/decisions/0007-encryption.md), and taking it back.
+//! Offering a nexus to hosts, with a key or without (docs/decisions/0010-encryption.md), and taking it back.
 
 use std::rc::Rc;
 

@@ -5,18 +5,22 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use engine::iscsi::{Chap, Credentials};
+use engine::iscsi::Chap;
 use engine::node::IscsiNodeOptions;
 
 use crate::access::Doors;
 use crate::connect::with_port;
 use crate::failure::Failure;
 
+/// The port of a NATS server.
+const NATS_PORT: u16 = 4222;
+
 /// The examples of its help.
 pub const EXAMPLES: &str = "Examples:
   mayastor engine
   mayastor engine -N node-1 -g 10.0.0.1 --nvme 10.0.0.1:8420 -y /var/local/mayastor/config.yaml --token-file cluster.token
-  mayastor engine -N node-1 -g 0.0.0.0 --grpc-advertise node-1 --control 10.0.0.9:10125 --token-file cluster.token";
+  mayastor engine -N node-1 -g 0.0.0.0 --grpc-advertise node-1 --control 10.0.0.9:10125 --token-file cluster.token
+  mayastor engine -N node-1 -g 10.0.0.1 -n nats -y /var/local/mayastor/config.yaml --token-file cluster.token";
 
 /// How a storage node is run.
 #[derive(Debug, Args)]
@@ -40,6 +44,12 @@ pub struct Arguments {
     /// The configuration file (YAML): without one, nothing is remembered when the process ends
     #[arg(short = 'y', long, value_name = "FILE")]
     config: Option<PathBuf>,
+    /// Register with a control plane of v0.3.0 through this NATS server (port 4222 when none is given)
+    #[arg(short = 'n', long, value_name = "HOST[:PORT]")]
+    nats: Option<String>,
+    /// Register over NATS every so many seconds
+    #[arg(long, value_name = "SECONDS", env = "MAYASTOR_HB_INTERVAL", default_value_t = 10, hide_env_values = true, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    nats_interval: u64,
     /// Where the NVMe/TCP target listens [default: 127.0.0.1:8420, or the address in MY_POD_IP]
     #[arg(long, value_name = "IP[:PORT]")]
     nvme: Option<String>,
@@ -84,6 +94,8 @@ pub struct Plan {
     pub iscsi: IscsiNodeOptions,
     pub nbd_port: u16,
     pub control: Option<String>,
+    /// A NATS server, and how often to register there.
+    pub nats: Option<(String, Duration)>,
     pub spin: Duration,
     pub cpu: Option<usize>,
 }
@@ -117,6 +129,13 @@ impl Arguments {
             config: self.config,
             nvme,
             nvme_advertise: advertise("--nvme-advertise", self.nvme_advertise, nvme.port())?,
+            nats: match self.nats {
+                Some(text) => {
+                    let server = with_port(&text, NATS_PORT).map_err(|e| Failure::usage(format!("--nats: {e}")))?;
+                    Some((server, Duration::from_secs(self.nats_interval)))
+                }
+                None => None,
+            },
             control: control.map(|text| with_port(&text, api::CONTROL_PORT)).transpose()?,
             spin: Duration::from_micros(self.spin),
             cpu: self.cpu,
@@ -147,29 +166,7 @@ fn bind_address(option: &str, text: &str, port: u16) -> Result<SocketAddr, Failu
 fn chap(file: &Path) -> Result<Chap, Failure> {
     let wrong = |why: &str| Failure::usage(format!("--iscsi-chap {}: {why}", file.display()));
     let text = std::fs::read_to_string(file).map_err(|e| wrong(&e.to_string()))?;
-    parse_chap(&text).map_err(wrong)
-}
-
-fn parse_chap(text: &str) -> Result<Chap, &'static str> {
-    let mut lines = text.lines().filter(|line| !line.trim().is_empty()).map(|line| {
-        let (name, secret) = line.trim().split_once(char::is_whitespace).ok_or("a line is NAME SECRET")?;
-        let secret = secret.trim().to_owned();
-        // RFC 7143, 9.2.1: what is shorter can be guessed.
-        if secret.len() < 12 {
-            Err("a secret has 12 bytes or more")
-        } else {
-            Ok(Credentials { name: name.into(), secret })
-        }
-    });
-    let initiator = lines.next().ok_or("it is empty")??;
-    let target = lines.next().transpose()?;
-    if lines.next().is_some() {
-        return Err("it has more than two lines");
-    }
-    if target.as_ref().is_some_and(|t| t.secret == initiator.secret) {
-        return Err("both sides have the same secret");
-    }
-    Ok(Chap { initiator, target })
+    Chap::parse(&text).map_err(wrong)
 }
 
 /// The address that the deployment gives to the process.
@@ -183,20 +180,6 @@ fn pod_ip() -> Result<IpAddr, Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_and_secrets() {
-        let one = parse_chap("alice 0123456789ab\n").expect("valid");
-        assert_eq!((one.initiator.name.as_str(), one.initiator.secret.as_str()), ("alice", "0123456789ab"));
-        assert!(one.target.is_none());
-        let both = parse_chap("\nalice 0123456789ab\nstorage  another secret \n").expect("valid");
-        assert_eq!(both.target.map(|t| t.secret), Some("another secret".into()));
-        for wrong in
-            ["", "alice", "alice short", "a 0123456789ab\nb 0123456789ab", "a 0123456789ab\nb 0123456789cd\nc 1"]
-        {
-            assert!(parse_chap(wrong).is_err(), "{wrong:?}");
-        }
-    }
 
     #[test]
     fn addresses_to_listen_on() {
