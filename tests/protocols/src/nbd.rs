@@ -6,6 +6,8 @@ use std::time::Duration;
 use crate::engine::Engine;
 use crate::{Result, Step, ensure, qemu, run};
 
+/// The Python that Debian packages belong to; libnbd's shell is a module of it.
+const PYTHON: &str = "/usr/bin/python3";
 const NEXUS: &str = "4a9ff0d3-5d26-4b4a-9d1e-0e0f7b5f6f11";
 
 pub const STEPS: &[Step] = &[
@@ -141,7 +143,7 @@ assert all(b.pread(B, n * B) == bytes([n % 256]) * B for n in range(500))
 print("all of it holds")
 "#
     );
-    let said = run("python3", &["-c", &script])?;
+    let said = run(PYTHON, &["-c", &script])?;
     ensure(said.contains("all of it holds"), || said)
 }
 
@@ -182,11 +184,11 @@ fn fio(uri: &str) -> Result<()> {
 fn restart(engine: &mut Engine) -> Result<()> {
     let uri = nexus(engine)?;
     let write = "h.pwrite(b'7' * 4096, 0, nbd.CMD_FLAG_FUA)";
-    run("nbdsh", &["-u", &uri, "-c", write])?;
+    run(PYTHON, &["-m", "nbd", "-u", &uri, "-c", write])?;
     engine.restart(&[])?;
     let mut last = None;
     for _ in 0..100 {
-        match run("nbdsh", &["-u", &uri, "-c", "assert h.pread(4096, 0) == b'7' * 4096"]) {
+        match run(PYTHON, &["-m", "nbd", "-u", &uri, "-c", "assert h.pread(4096, 0) == b'7' * 4096"]) {
             Ok(_) => return Ok(()),
             Err(error) => last = Some(error),
         }
