@@ -85,7 +85,7 @@ def refused(call, *codes):
     try:
         call()
     except nbd.Error as e:
-        assert e.errno in codes, (e.errno, e)
+        assert e.errnum in codes, (e.errnum, e)
         return
     raise AssertionError("it was not refused")
 def connect(structured=True):
