@@ -23,7 +23,7 @@ fn node(n: u64) -> String {
 fn cluster(nodes: u64, volumes: u64) -> (Desired, Observed) {
     let (mut desired, mut observed) = (Desired::default(), Observed::default());
     for n in 0..nodes {
-        let pool = Pool { state: PoolState::Online, capacity: Bytes(16_384 * GIB), committed: Bytes(3_300 * GIB) };
+        let pool = Pool { state: PoolState::Online, capacity: Bytes(16_384 * GIB), committed: Bytes(3_300 * GIB), nominal: Bytes(3_300 * GIB) };
         observed.nodes.insert(
             node(n),
             Node {
@@ -59,6 +59,9 @@ fn cluster(nodes: u64, volumes: u64) -> (Desired, Observed) {
             thin: false,
             required_nodes: BTreeSet::new(),
             preferred_nodes: BTreeSet::new(),
+            topology: Topology::default(),
+            moving: None,
+            operation: String::new(),
             publish: Publish::Anywhere,
             hosts: BTreeMap::new(),
             life: Life::Wanted,

@@ -29,6 +29,9 @@ pub fn part_from(volume: &mut Volume, node: &str, loss: Loss) -> Result<(), Refu
         let name = &volume.name;
         return Err(Refusal(format!("volume {name} still counts its copy on {node} among those with every write")));
     }
+    if volume.moving.as_ref().is_some_and(|m| there.contains(&m.replica) || m.to.node == node) {
+        volume.moving = None;
+    }
     for id in there {
         volume.copies.remove(&id);
         if let Some(ledger) = &mut volume.ledger {
@@ -49,7 +52,7 @@ mod tests {
     use block::{Bytes, Generation};
 
     use super::*;
-    use crate::{Ledger, PoolId, Replica, ReplicaLife};
+    use crate::{Ledger, PoolId, Replica, ReplicaLife, Topology};
 
     const A: Uuid = Uuid::from_u128(1);
     const B: Uuid = Uuid::from_u128(2);
@@ -65,6 +68,9 @@ mod tests {
             thin: false,
             required_nodes: BTreeSet::new(),
             preferred_nodes: BTreeSet::new(),
+            topology: Topology::default(),
+            moving: None,
+            operation: String::new(),
             publish: Publish::On("a".into()),
             hosts: BTreeMap::new(),
             life,

@@ -6,11 +6,17 @@ use std::fmt;
 use block::{Bytes, Generation};
 use uuid::Uuid;
 
+use crate::wish::{Limits, Move, NodeWish, Topology};
+
 /// Everything that was asked for, with what is recorded about it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Desired {
     /// The volumes, by their uuid.
     pub volumes: BTreeMap<Uuid, Volume>,
+    /// What is wanted of nodes; one that is not named is in service and has no labels.
+    pub nodes: BTreeMap<String, NodeWish>,
+    /// How much may be done.
+    pub limits: Limits,
 }
 
 /// A volume: what was asked for, and what the store knows about its copies.
@@ -28,6 +34,12 @@ pub struct Volume {
     pub required_nodes: BTreeSet<String>,
     /// Nodes that are taken first.
     pub preferred_nodes: BTreeSet<String>,
+    /// Where copies may lie by the labels of nodes.
+    pub topology: Topology,
+    /// A copy that is to move to another pool.
+    pub moving: Option<Move>,
+    /// The wish that it follows now, for the trail of events; empty: none. Nothing is planned by it.
+    pub operation: String,
     /// Whether, and where, a client uses it.
     pub publish: Publish,
     /// Who uses it, by the host's name. For the clients' sake only: nothing is planned by it.
@@ -136,6 +148,8 @@ pub struct Observed {
     pub nodes: BTreeMap<String, Node>,
     /// Recorded replicas that their node, being online, does not show in working order: since when.
     pub absent: BTreeMap<Uuid, u64>,
+    /// Pools that had no room a moment ago, whatever they report: nothing is placed there now.
+    pub shunned: BTreeSet<PoolId>,
 }
 
 /// A node.
@@ -192,6 +206,8 @@ pub struct Pool {
     pub capacity: Bytes,
     /// What is promised to replicas: thick sizes and the allocated parts of thin ones.
     pub committed: Bytes,
+    /// What all its replicas would take together if they were written in full.
+    pub nominal: Bytes,
 }
 
 /// A replica on its node.

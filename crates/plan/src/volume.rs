@@ -11,37 +11,73 @@ use std::collections::BTreeMap;
 
 use uuid::Uuid;
 
+use crate::place::Copies;
+use crate::rebuilds::Rebuilds;
 use crate::{
-    Action, ChildState, Desired, Life, Nexus, NexusState, Node, Observed, PoolId, Presence, Publish, Replica,
-    ReplicaLife, Room, Settings, Standing, Volume, presence, replica_size, safety, standing,
+    Action, ChildState, Desired, Life, Nexus, NexusState, Observed, PoolId, Presence, Publish, Replica, ReplicaLife,
+    Room, Settings, Standing, Volume, presence, replica_size, safety, standing,
 };
 
 /// One volume and all that the planner needs to judge it.
-struct Case<'a> {
-    id: Uuid,
-    volume: &'a Volume,
-    observed: &'a Observed,
-    now_ms: u64,
-    settings: &'a Settings,
+pub(crate) struct Case<'a> {
+    pub id: Uuid,
+    pub volume: &'a Volume,
+    pub desired: &'a Desired,
+    pub observed: &'a Observed,
+    pub now_ms: u64,
+    pub settings: &'a Settings,
 }
 
-/// The actions that one volume needs now, in order; not filtered for safety yet.
-pub(crate) fn plan(
-    id: Uuid,
-    desired: &Desired,
-    observed: &Observed,
-    now_ms: u64,
-    settings: &Settings,
-    room: &mut Room<'_>,
-) -> Vec<Action> {
-    let case = Case { id, volume: &desired.volumes[&id], observed, now_ms, settings };
-    match case.volume.life {
-        Life::Deleting => case.delete(),
-        Life::Wanted => case.maintain(room),
-    }
+/// What volumes share.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Budget {
+    pub room: Room,
+    pub rebuilds: Rebuilds,
+}
+
+/// What one volume needs.
+pub(crate) struct Steps {
+    /// The actions that it needs now, in order; not filtered for safety yet.
+    pub actions: Vec<Action>,
+    /// Whether it is as it shall be, and stays so until its record, or what its nodes report about it, changes: no time
+    /// that passes and nothing that happens to other volumes can make an action necessary.
+    pub settled: bool,
 }
 
 impl Case<'_> {
+    pub fn plan(&self, budget: &mut Budget) -> Steps {
+        if self.volume.life == Life::Deleting {
+            return Steps { actions: self.delete(), settled: false };
+        }
+        let target = self.volume.target.as_deref();
+        let nexus = target.and_then(|t| self.observed.nexus(t, self.id));
+        let state = |id| standing(id, self.volume, nexus, self.observed, self.now_ms, self.settings);
+        let standings: BTreeMap<Uuid, Standing> = self.volume.wanted_copies().map(|(id, _)| (id, state(id))).collect();
+        let actions = self.maintain(nexus, &standings, budget);
+        let settled = actions.is_empty() && self.is_settled(nexus, &standings);
+        Steps { actions, settled }
+    }
+
+    fn is_settled(&self, nexus: Option<&Nexus>, standings: &BTreeMap<Uuid, Standing>) -> bool {
+        let (volume, desired) = (self.volume, self.desired);
+        let (Some(nexus), Some(target)) = (nexus, &volume.target) else { return false };
+        let well = |id: &Uuid, r: &Replica| {
+            r.life == ReplicaLife::Member
+                && standings.get(id) == Some(&Standing::Good)
+                && volume.in_ledger(*id)
+                && !desired.is_leaving(volume, *id, r)
+                && presence(*id, r, self.observed) == Presence::Present
+        };
+        nexus.state == NexusState::Online
+            && nexus.published == (volume.publish != Publish::No)
+            && nexus.children.len() == volume.copies.len()
+            && volume.copies.len() == volume.replicas as usize
+            && volume.moving.is_none()
+            && !desired.is_draining(target)
+            && volume.nexus_nodes.len() == 1
+            && volume.copies.iter().all(|(id, r)| well(id, r))
+    }
+
     // ---- deletion --------------------------------------------------------------------------------------------------
 
     fn delete(&self) -> Vec<Action> {
@@ -95,73 +131,54 @@ impl Case<'_> {
 
     // ---- life ------------------------------------------------------------------------------------------------------
 
-    fn maintain(&self, room: &mut Room<'_>) -> Vec<Action> {
+    fn maintain(
+        &self,
+        nexus: Option<&Nexus>,
+        standings: &BTreeMap<Uuid, Standing>,
+        budget: &mut Budget,
+    ) -> Vec<Action> {
         let volume = self.volume;
         let target = volume.target.as_deref();
         let mut actions = self.stray_nexuses(target);
         if actions.iter().any(|a| matches!(a, Action::CloseNexus { .. })) {
             return actions;
         }
-        let nexus = target.and_then(|t| self.observed.nexus(t, self.id));
-        let standings: BTreeMap<Uuid, Standing> = volume
-            .wanted_copies()
-            .map(|(id, _)| (id, standing(id, volume, nexus, self.observed, self.now_ms, self.settings)))
-            .collect();
         actions.extend(match (nexus, &volume.ledger, target) {
             (Some(nexus), Some(_), Some(target)) => match self.better_target(target) {
                 Some(node) if !nexus.published => vec![Action::SetTarget { volume: self.id, node }],
-                _ => self.serve(nexus, target, &standings, room),
+                _ => self.serve(nexus, target, standings, budget),
             },
             // Opened this very moment; its ledger arrives with the next report.
             (Some(_), None, _) => Vec::new(),
-            (_, None, _) => self.begin(&standings, room),
-            (_, Some(_), _) => self.reopen(&standings),
+            (_, None, _) => self.begin(standings, &mut budget.room),
+            (_, Some(_), _) => self.reopen(standings),
         });
         actions
     }
 
-    /// The node that a client asked for, when it can be had and is not the target.
-    fn better_target(&self, target: &str) -> Option<String> {
-        match &self.volume.publish {
-            Publish::On(node) if node != target && self.observed.is_online(node) => Some(node.clone()),
-            _ => None,
-        }
+    fn is_leaving(&self, id: Uuid) -> bool {
+        self.desired.is_leaving(self.volume, id, &self.volume.copies[&id])
     }
 
-    /// The best node for the nexus: the one that was asked for, else one with a copy of the data, else the least busy.
-    fn choose_target(&self, has_copy: impl Fn(&str) -> bool) -> Option<String> {
-        if let Publish::On(node) = &self.volume.publish
-            && self.observed.is_online(node)
-        {
-            return Some(node.clone());
-        }
-        let online = self.observed.nodes.iter().filter(|(_, n)| n.reach.is_online());
-        let best =
-            online.min_by_key(|(name, n): &(&String, &Node)| (!has_copy(name), n.nexuses.len(), (*name).clone()));
-        best.map(|(name, _)| name.clone())
-    }
-
-    /// Whether the target is gone for longer than the grace period, or there is none.
-    fn target_lost(&self) -> bool {
-        let Some(target) = &self.volume.target else { return true };
-        match self.observed.nodes.get(target).map(|n| n.reach) {
-            Some(crate::Reach::Online { .. }) => false,
-            Some(crate::Reach::Unreachable { since_ms }) => {
-                since_ms.saturating_add(self.settings.node_grace_ms) <= self.now_ms
-            }
-            None => true,
-        }
+    /// How many copies there are to be for now: one more than wanted while a good one is to be replaced, so that its
+    /// replacement is in sync before it goes. A volume that lacks a copy is repaired first.
+    fn goal(&self, standings: &BTreeMap<Uuid, Standing>) -> usize {
+        let wanted = self.volume.replicas as usize;
+        let good = standings.values().filter(|s| **s == Standing::Good).count();
+        let leaving = standings.iter().any(|(id, s)| s.counts() && self.is_leaving(*id));
+        if leaving && good >= wanted { (wanted + 1).min(block::limits::NEXUS_MEMBERS).max(wanted) } else { wanted }
     }
 
     /// A volume that was never opened: nothing can be lost yet, so whatever does not work out is replaced at once.
-    fn begin(&self, standings: &BTreeMap<Uuid, Standing>, room: &mut Room<'_>) -> Vec<Action> {
+    fn begin(&self, standings: &BTreeMap<Uuid, Standing>, room: &mut Room) -> Vec<Action> {
         let (id, wanted) = (self.id, self.volume.replicas as usize);
         let mut actions = Vec::new();
         for (replica, r) in self.volume.copies.iter().filter(|(_, r)| !r.life.is_wanted()) {
             actions.extend(self.clean_up(*replica, r));
         }
-        let useless = standings.iter().filter(|(_, s)| !s.counts()).map(|(id, _)| *id);
-        let living: Vec<Uuid> = standings.iter().filter(|(_, s)| s.counts()).map(|(id, _)| *id).collect();
+        let of_use = |(id, s): &(&Uuid, &Standing)| s.counts() && !self.is_leaving(**id);
+        let useless = standings.iter().filter(|c| !of_use(c)).map(|(id, _)| *id);
+        let living: Vec<Uuid> = standings.iter().filter(of_use).map(|(id, _)| *id).collect();
         let surplus = living.iter().copied().skip(wanted);
         actions.extend(useless.chain(surplus).map(|replica| Action::Discard { volume: id, replica }));
         if living.len() < wanted {
@@ -170,8 +187,8 @@ impl Case<'_> {
         }
         let members = &living[..wanted];
         if self.target_lost() || self.volume.target.as_deref().is_some_and(|t| self.better_target(t).is_some()) {
-            let on = |node: &str| members.iter().any(|m| self.volume.copies[m].pool.node == node);
-            actions.extend(self.choose_target(on).map(|node| Action::SetTarget { volume: id, node }));
+            let chosen = self.choose_target(members.iter().copied());
+            actions.extend(chosen.map(|node| Action::SetTarget { volume: id, node }));
             return actions;
         }
         let Some(target) = self.volume.target.as_deref().filter(|t| self.observed.is_online(t)) else { return actions };
@@ -199,12 +216,11 @@ impl Case<'_> {
         };
         let known = || ledger.in_sync.iter().filter(|id| self.volume.copies.contains_key(id));
         let ready: Vec<Uuid> = known().filter(|id| state(id) == Standing::Ready).copied().collect();
-        let on = |node: &str| ready.iter().any(|m| self.volume.copies[m].pool.node == node);
         let elsewhere = self.volume.target.as_deref().and_then(|t| self.better_target(t));
         if self.target_lost() || elsewhere.is_some() {
             // Moving fences the old target for good, so it is done only where the volume can then be opened.
             let enough = ready.len() >= ledger.in_sync.len().saturating_sub(safety::OPEN_WITHOUT).max(1);
-            let node = elsewhere.or_else(|| self.choose_target(on)).filter(|_| enough);
+            let node = elsewhere.or_else(|| self.choose_target(ready.iter().copied())).filter(|_| enough);
             let node = node.filter(|n| Some(n) != self.volume.target.as_ref());
             return node.map(|node| Action::SetTarget { volume: self.id, node }).into_iter().collect();
         }
@@ -240,14 +256,23 @@ impl Case<'_> {
         Action::CreateReplica { volume: self.id, replica, pool, size, thin, share }
     }
 
-    fn place(&self, count: usize, standings: &BTreeMap<Uuid, Standing>, room: &mut Room<'_>) -> Vec<Action> {
+    fn place(&self, count: usize, standings: &BTreeMap<Uuid, Standing>, room: &mut Room) -> Vec<Action> {
         let alive = |id| standings.get(&id).is_some_and(|s| s.counts());
         let mut pools: Vec<PoolId> = Vec::new();
         while pools.len() < count {
-            let Some(pool) = room.take(self.volume, alive, &pools) else { break };
+            let Some(pool) = room.take(self.desired, self.observed, self.volume, alive, &pools) else { break };
             pools.push(pool);
         }
         pools.into_iter().map(|pool| Action::Place { volume: self.id, pool }).collect()
+    }
+
+    /// Room for the copy that takes the place of one that leaves: where a move says, else where it is best.
+    fn place_instead(&self, standings: &BTreeMap<Uuid, Standing>, room: &mut Room) -> Vec<Action> {
+        let Some(wish) = &self.volume.moving else { return self.place(1, standings, room) };
+        let alive = |id| standings.get(&id).is_some_and(|s| s.counts());
+        let copies = Copies::new(self.desired, self.observed, self.volume, alive, &[]);
+        let taken = room.take_in(&wish.to, &copies);
+        taken.then(|| Action::Place { volume: self.id, pool: wish.to.clone() }).into_iter().collect()
     }
 
     // ---- an open volume ----------------------------------------------------------------------------------------------
@@ -257,7 +282,7 @@ impl Case<'_> {
         nexus: &Nexus,
         target: &str,
         standings: &BTreeMap<Uuid, Standing>,
-        room: &mut Room<'_>,
+        budget: &mut Budget,
     ) -> Vec<Action> {
         if nexus.state == NexusState::Faulted {
             return self.revive(nexus, target);
@@ -269,7 +294,7 @@ impl Case<'_> {
             (Publish::Anywhere | Publish::On(_), false) => actions.push(Action::Publish { volume: id, node }),
             _ => {}
         }
-        actions.extend(self.repair(target, standings, room));
+        actions.extend(self.repair(target, standings, budget));
         actions.extend(self.retire(target, standings));
         for (replica, r) in self.volume.copies.iter().filter(|(_, r)| !r.life.is_wanted()) {
             if nexus.children.contains_key(replica) {
@@ -281,6 +306,9 @@ impl Case<'_> {
         // Last: what has no room must not hold up a repair.
         let more = crate::grow::grow(id, self.volume, nexus, target, self.observed);
         actions.extend(more.into_iter().filter(|a| !actions.contains(a)).collect::<Vec<_>>());
+        if actions.is_empty() {
+            actions.extend(self.leave_target(target, standings));
+        }
         actions
     }
 
@@ -299,29 +327,25 @@ impl Case<'_> {
         }
     }
 
-    /// Brings the number of copies up to what is wanted.
-    fn repair(&self, target: &str, standings: &BTreeMap<Uuid, Standing>, room: &mut Room<'_>) -> Vec<Action> {
+    /// Brings the number of copies up to what is wanted, and makes those that take the place of others that leave.
+    fn repair(&self, target: &str, standings: &BTreeMap<Uuid, Standing>, budget: &mut Budget) -> Vec<Action> {
         use Standing::*;
-        let (id, wanted) = (self.id, self.volume.replicas as usize);
+        let (id, wanted, goal) = (self.id, self.volume.replicas as usize, self.goal(standings));
         let all = |state: Standing| standings.iter().filter(move |(_, s)| **s == state).map(|(id, _)| *id);
+        let staying = |state: Standing| all(state).filter(|r| !self.is_leaving(*r));
         let remove = |replica| Action::RemoveChild { volume: id, node: target.to_owned(), replica };
         let mut actions = Vec::new();
         let mut busy = [Good, Joining, Parked, Waiting].into_iter().flat_map(all).count();
         // Copies whose node came back first: only what differs has to be copied. Out, and in again with the next plan.
-        for replica in all(Rejoin).take(wanted.saturating_sub(busy)) {
+        for replica in staying(Rejoin).take(goal.saturating_sub(busy)) {
             busy += 1;
             actions.push(remove(replica));
         }
-        for replica in all(Ready).take(wanted.saturating_sub(busy)) {
+        for replica in staying(Ready).take(goal.saturating_sub(busy)) {
             busy += 1;
-            let first = crate::grow::enlarge(id, replica, self.volume, self.observed);
-            actions.push(first.or_else(|| self.share_for(replica, target)).unwrap_or_else(|| Action::AddChild {
-                volume: id,
-                node: target.to_owned(),
-                replica,
-            }));
+            actions.extend(self.join(replica, target, budget));
         }
-        for replica in all(Unborn).take(wanted.saturating_sub(busy)) {
+        for replica in staying(Unborn).take(goal.saturating_sub(busy)) {
             busy += 1;
             actions.push(self.create(replica, target));
         }
@@ -329,23 +353,50 @@ impl Case<'_> {
         let retired = || self.volume.copies.iter().filter(|(_, r)| r.life == ReplicaLife::Retired).map(|(id, _)| *id);
         let child = |id: &Uuid| self.observed.nexus(target, self.id).and_then(|n| n.children.get(id));
         let in_sync = |id: &Uuid| child(id).is_some_and(|c| c.state == ChildState::Online);
-        for replica in retired().filter(in_sync).take(wanted.saturating_sub(busy)) {
+        let goes = |id: &Uuid| self.desired.is_draining(&self.volume.copies[id].pool.node);
+        for replica in retired().filter(|id| in_sync(id) && !goes(id)).take(goal.saturating_sub(busy)) {
             busy += 1;
             actions.push(Action::Reinstate { volume: id, replica });
         }
-        let missing = wanted.saturating_sub(busy);
-        let placed = self.place(missing, standings, room);
-        let mut unplaced = missing - placed.len();
+        let placed = if busy < wanted {
+            self.place(wanted - busy, standings, &mut budget.room)
+        } else if busy < goal {
+            self.place_instead(standings, &mut budget.room)
+        } else {
+            Vec::new()
+        };
+        let mut unplaced = wanted.saturating_sub(busy + placed.len());
         actions.extend(placed);
-        // No room for another copy: one that was let go, or that failed, may still be better than none.
+        // No room for another copy: one that was let go, that leaves, or that failed, may still be better than none.
         let there = |id: &Uuid| presence(*id, &self.volume.copies[id], self.observed) == Presence::Present;
-        for replica in retired().filter(|id| there(id) && child(id).is_none()).take(unplaced) {
+        let usable = |id: &Uuid| if goes(id) && in_sync(id) { true } else { there(id) && child(id).is_none() };
+        for replica in retired().filter(usable).take(unplaced) {
             unplaced -= 1;
             actions.push(Action::Reinstate { volume: id, replica });
+        }
+        let member = |id: &Uuid| self.volume.copies[id].life == ReplicaLife::Member;
+        for replica in all(Rejoin).filter(|r| self.is_leaving(*r)).take(unplaced) {
+            unplaced -= 1;
+            actions.push(remove(replica));
+        }
+        for replica in all(Ready).filter(|r| self.is_leaving(*r) && member(r)).take(unplaced) {
+            unplaced -= 1;
+            actions.extend(self.join(replica, target, budget));
         }
         let again = all(Failed).filter(|r| self.may_retry(*r, target)).take(unplaced);
         actions.extend(again.map(remove));
         actions
+    }
+
+    /// The next step to take a copy into the nexus; none while too many are being rebuilt at its node or the target's.
+    fn join(&self, replica: Uuid, target: &str, budget: &mut Budget) -> Option<Action> {
+        let enlarge = crate::grow::enlarge(self.id, replica, self.volume, self.observed);
+        if let Some(first) = enlarge.or_else(|| self.share_for(replica, target)) {
+            return Some(first);
+        }
+        let home = &self.volume.copies[&replica].pool.node;
+        let admitted = budget.rebuilds.admit(target, home, self.desired.limits.rebuilds_per_node);
+        admitted.then(|| Action::AddChild { volume: self.id, node: target.to_owned(), replica })
     }
 
     fn may_retry(&self, replica: Uuid, target: &str) -> bool {
@@ -357,9 +408,8 @@ impl Case<'_> {
     /// Lets go of copies that the volume does not need: what never became of use at once, the rest when there are enough.
     fn retire(&self, target: &str, standings: &BTreeMap<Uuid, Standing>) -> Vec<Action> {
         let (id, wanted) = (self.id, self.volume.replicas as usize);
-        let count = |state| standings.values().filter(|s| **s == state).count();
-        let good = count(Standing::Good);
-        let enough = good >= wanted;
+        let good = standings.values().filter(|s| **s == Standing::Good).count();
+        let (enough, more_than_enough) = (good >= wanted, good >= self.goal(standings));
         let mut actions = Vec::new();
         for (replica, state) in standings {
             let placed = self.volume.copies[replica].life == ReplicaLife::Placed;
@@ -367,11 +417,14 @@ impl Case<'_> {
                 Standing::Lost | Standing::Failed if placed => {
                     actions.push(Action::Discard { volume: id, replica: *replica });
                 }
-                Standing::Unborn | Standing::Ready if placed && enough => {
+                Standing::Unborn | Standing::Ready if placed && (more_than_enough || self.is_leaving(*replica)) => {
                     actions.push(Action::Discard { volume: id, replica: *replica });
                 }
                 Standing::Good | Standing::Waiting => {}
-                _ if enough => actions.push(Action::Retire { volume: id, replica: *replica }),
+                Standing::Lost | Standing::Failed if enough => {
+                    actions.push(Action::Retire { volume: id, replica: *replica });
+                }
+                _ if more_than_enough => actions.push(Action::Retire { volume: id, replica: *replica }),
                 _ => {}
             }
         }
@@ -386,14 +439,37 @@ impl Case<'_> {
     }
 
     /// How little a copy is worth to keep; the largest goes first.
-    fn burden(&self, replica: Uuid, target: &str) -> (bool, usize, bool, bool, u64, Uuid) {
-        let pool = &self.volume.copies[&replica].pool;
-        let node = &pool.node;
-        let sharing = self.volume.wanted_copies().filter(|(_, r)| r.pool.node == *node).count();
-        let required = !self.volume.required_nodes.is_empty() && !self.volume.required_nodes.contains(node);
-        let preferred = !self.volume.preferred_nodes.is_empty() && !self.volume.preferred_nodes.contains(node);
-        let seen = self.observed.nodes.get(node).and_then(|n| n.pools.get(&pool.pool));
-        let full = seen.map_or(u64::MAX, |p| u64::MAX - p.capacity.0.saturating_sub(p.committed.0));
-        (required, sharing, preferred, node != target, full, replica)
+    fn burden(&self, replica: Uuid, target: &str) -> Burden {
+        let copies = &self.volume.copies;
+        let PoolId { node, pool } = &copies[&replica].pool;
+        let others = || self.volume.wanted_copies().filter(|(id, _)| *id != replica && !self.is_leaving(*id));
+        let value = |node: &str, key: &str| self.desired.label(node, key).map(str::to_owned);
+        let clashes = |key: &str| others().filter(|(_, r)| value(&r.pool.node, key) == value(node, key)).count();
+        let seen = self.observed.nodes.get(node).and_then(|n| n.pools.get(pool));
+        Burden {
+            leaving: self.is_leaving(replica),
+            not_allowed: !self.desired.is_allowed(self.volume, node),
+            sharing: others().filter(|(_, r)| r.pool.node == *node).count(),
+            clashes: self.volume.topology.spread.iter().map(|rule| clashes(&rule.key)).sum(),
+            not_preferred: !self.desired.is_preferred(self.volume, node),
+            remote: node != target,
+            full: seen.map_or(u64::MAX, |p| u64::MAX - p.capacity.0.saturating_sub(p.committed.0)),
+            id: replica,
+        }
     }
+}
+
+/// See [`Case::burden`].
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Burden {
+    leaving: bool,
+    not_allowed: bool,
+    /// Other copies on its node.
+    sharing: usize,
+    /// Other copies that have its values of labels which ought to differ.
+    clashes: usize,
+    not_preferred: bool,
+    remote: bool,
+    full: u64,
+    id: Uuid,
 }

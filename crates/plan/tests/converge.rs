@@ -2,6 +2,7 @@
 //! and actions fail before or after they took effect. No acknowledged write may ever be lost, and when the faults end,
 //! everything must come to rest as it was asked for.
 
+#[allow(dead_code, reason = "each suite uses a part of it")]
 mod cluster;
 
 use cluster::Cluster;

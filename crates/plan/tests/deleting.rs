@@ -24,6 +24,9 @@ fn desired() -> Desired {
         thin: false,
         required_nodes: BTreeSet::new(),
         preferred_nodes: BTreeSet::new(),
+        topology: Topology::default(),
+        moving: None,
+        operation: String::new(),
         publish: Publish::No,
         hosts: BTreeMap::new(),
         life: Life::Deleting,
@@ -32,11 +35,11 @@ fn desired() -> Desired {
         ledger: Some(Ledger { generation: Generation(1), in_sync: BTreeSet::from([HERE, THERE]) }),
         copies: BTreeMap::from([(HERE, copy("target")), (THERE, copy("other"))]),
     };
-    Desired { volumes: BTreeMap::from([(VOLUME, volume)]) }
+    Desired { volumes: BTreeMap::from([(VOLUME, volume)]), ..Desired::default() }
 }
 
 fn node(reach: Reach, replica: Uuid, open: bool) -> Node {
-    let pool = Pool { state: PoolState::Online, capacity: Bytes(1 << 30), committed: Bytes(0) };
+    let pool = Pool { state: PoolState::Online, capacity: Bytes(1 << 30), committed: Bytes(0), nominal: Bytes(0) };
     let nexus = Nexus {
         state: NexusState::Online,
         since_ms: 1,
@@ -61,7 +64,7 @@ fn planned(target: Reach, open: bool, later_ms: u64) -> Vec<Action> {
         ("target".to_owned(), node(target, HERE, open)),
         ("other".to_owned(), node(Reach::Online { since_ms: 1 }, THERE, false)),
     ]);
-    let observed = Observed { nodes, absent: BTreeMap::new() };
+    let observed = Observed { nodes, ..Observed::default() };
     plan(&desired(), &observed, LOST_MS + later_ms, &Settings::default())
 }
 

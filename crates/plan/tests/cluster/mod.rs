@@ -42,6 +42,8 @@ struct Machine {
     visible: bool,
     reach_since_ms: u64,
     pools: BTreeMap<String, u64>,
+    /// Pools that do not work any more; their copies are gone as far as anybody can tell.
+    failed: BTreeSet<String>,
     copies: BTreeMap<Uuid, Copy>,
     mirrors: BTreeMap<Uuid, Mirror>,
 }
@@ -60,6 +62,9 @@ pub struct Cluster {
     faults: bool,
     next_id: u128,
     settings: Settings,
+    planner: Planner,
+    /// What the planner was told of last.
+    told: (Desired, Observed),
 }
 
 impl Cluster {
@@ -81,6 +86,8 @@ impl Cluster {
             faults: true,
             next_id: 1,
             settings: Settings::default(),
+            planner: Planner::default(),
+            told: (Desired::default(), Observed::default()),
         }
     }
 
@@ -110,6 +117,9 @@ impl Cluster {
                 thin: false,
                 required_nodes: BTreeSet::new(),
                 preferred_nodes: BTreeSet::new(),
+                topology: Topology::default(),
+                moving: None,
+                operation: String::new(),
                 publish,
                 life: Life::Wanted,
                 target: None,
@@ -144,8 +154,11 @@ impl Cluster {
             return self.create_volume();
         }
         let id = ids[self.random(ids.len() as u64) as usize];
-        let (what, count) = (self.random(8), 1 + self.random(3) as u32);
+        let (what, count) = (self.random(11), 1 + self.random(3) as u32);
         let node = format!("node-{}", self.random(self.machines.len() as u64));
+        if what > 7 {
+            return self.operate(what, id, &node);
+        }
         let volume = self.desired.volumes.get_mut(&id).unwrap();
         match what {
             0 => volume.life = Life::Deleting,
@@ -155,6 +168,27 @@ impl Cluster {
             4 if volume.publish == Publish::No => volume.publish = Publish::On(node),
             5 if volume.size.0 < 20 * MIB => volume.size.0 += 3 * MIB,
             _ => volume.replicas = count,
+        }
+    }
+
+    /// An operator takes nodes out of service and back, and moves copies.
+    fn operate(&mut self, what: u64, id: Uuid, node: &str) {
+        let service = [Service::InService, Service::Cordoned, Service::Draining][self.random(3) as usize];
+        let labels = BTreeMap::from([("zone".to_owned(), format!("z{}", self.random(2)))]);
+        let pools: Vec<String> = self.machines[node].pools.keys().cloned().collect();
+        let pool = pools[self.random(pools.len() as u64) as usize].clone();
+        match what {
+            8 => drop(self.desired.nodes.insert(node.to_owned(), NodeWish { service, labels })),
+            9 => {
+                self.desired.limits.rebuilds_per_node = 1 + self.random(3) as u32;
+                self.desired.limits.fill_percent = 90 + self.random(11) as u32;
+            }
+            _ => {
+                let volume = self.desired.volumes.get_mut(&id).unwrap();
+                let leaving = volume.wanted_copies().map(|(id, _)| id).next();
+                let to = PoolId { node: node.to_owned(), pool };
+                volume.moving = leaving.map(|replica| Move { replica, to });
+            }
         }
     }
 
@@ -232,8 +266,30 @@ impl Cluster {
         self.machines.get_mut(node).unwrap().copies.clear();
     }
 
+    /// A pool stops to work: nobody can use its copies any more.
+    pub fn fail_pool(&mut self, node: &str, pool: &str) {
+        let machine = self.machines.get_mut(node).unwrap();
+        machine.failed.insert(pool.to_owned());
+        machine.copies.retain(|_, c| c.pool != pool);
+    }
+
+    pub fn add_node(&mut self, name: &str) {
+        let pools = BTreeMap::from([("pool-0".to_owned(), 1000 * MIB)]);
+        let machine = Machine { alive: true, visible: true, reach_since_ms: self.now_ms, pools, ..Machine::default() };
+        self.machines.insert(name.to_owned(), machine);
+    }
+
+    /// How many volumes the planner that keeps track still looks at.
+    pub fn unsettled(&self) -> usize {
+        self.planner.unsettled()
+    }
+
     pub fn peace(&mut self) {
         self.faults = false;
+        self.desired.nodes.clear();
+        for volume in self.desired.volumes.values_mut() {
+            volume.moving = None;
+        }
         let names: Vec<String> = self.machines.keys().cloned().collect();
         for node in names {
             self.start(&node);
@@ -398,7 +454,8 @@ impl Cluster {
             let reach = if m.alive && m.visible { Reach::Online { since_ms } } else { Reach::Unreachable { since_ms } };
             let used = |pool: &str| m.copies.values().filter(|c| c.pool == pool).map(|c| c.size).sum::<u64>();
             let pools = m.pools.iter().map(|(p, size)| {
-                (p.clone(), Pool { state: PoolState::Online, capacity: Bytes(*size), committed: Bytes(used(p)) })
+                let state = if m.failed.contains(p) { PoolState::Faulted } else { PoolState::Online };
+                (p.clone(), Pool { state, capacity: Bytes(*size), committed: Bytes(used(p)), nominal: Bytes(used(p)) })
             });
             let replicas = m.copies.iter().map(|(id, c)| {
                 let size = Bytes(c.size);
@@ -428,7 +485,30 @@ impl Cluster {
 
     pub fn plan(&mut self) -> Vec<Action> {
         let observed = self.observed();
-        plan(&self.desired, &observed, self.now_ms, &self.settings)
+        self.tell(&observed);
+        let actions = plan(&self.desired, &observed, self.now_ms, &self.settings);
+        let changed = self.planner.plan(&self.desired, &observed, self.now_ms, &self.settings);
+        assert_eq!(changed, actions, "what changed alone, against everything");
+        actions
+    }
+
+    /// Tells the planner that keeps track what is different.
+    fn tell(&mut self, observed: &Observed) {
+        let (desired, before) = &self.told;
+        let volumes: BTreeSet<Uuid> = desired.volumes.keys().chain(self.desired.volumes.keys()).copied().collect();
+        for id in volumes.into_iter().filter(|id| desired.volumes.get(id) != self.desired.volumes.get(id)) {
+            self.planner.volume_changed(id);
+        }
+        for node in observed.nodes.keys() {
+            if desired.nodes.get(node) != self.desired.nodes.get(node) {
+                self.planner.wish_changed(node);
+            }
+            self.planner.node_changed(node, before.nodes.get(node), observed.nodes.get(node));
+        }
+        if desired.limits != self.desired.limits {
+            self.planner.limits_changed(observed);
+        }
+        self.told = (self.desired.clone(), observed.clone());
     }
 
     pub fn step(&mut self) {
@@ -464,7 +544,12 @@ impl Cluster {
                 volume.copies.insert(fresh, Replica { pool: pool.clone(), life: ReplicaLife::Placed });
             }
             Action::Discard { replica, .. } => volume.copies.get_mut(replica).unwrap().life = ReplicaLife::Discarded,
-            Action::Retire { replica, .. } => volume.copies.get_mut(replica).unwrap().life = ReplicaLife::Retired,
+            Action::Retire { replica, .. } => {
+                volume.copies.get_mut(replica).unwrap().life = ReplicaLife::Retired;
+                if volume.moving.as_ref().is_some_and(|m| m.replica == *replica) {
+                    volume.moving = None;
+                }
+            }
             Action::Reinstate { replica, .. } => volume.copies.get_mut(replica).unwrap().life = ReplicaLife::Member,
             Action::ForgetReplica { replica, .. } => drop(volume.copies.remove(replica)),
             Action::ForgetNexus { node, .. } => drop(volume.nexus_nodes.remove(node)),
