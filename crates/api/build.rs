@@ -29,7 +29,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let list = std::path::Path::new(&std::env::var("OUT_DIR")?).join("rpcs.rs");
     std::fs::write(list, format!("&{paths:?}"))?;
-    let mut builder = tonic_prost_build::configure().type_attribute(".", "#[derive(serde::Serialize)]");
+    let mut builder = tonic_prost_build::configure().btree_map(".").type_attribute(".", "#[derive(serde::Serialize)]");
     // A key is shown by nothing that prints a message.
     builder = builder.skip_debug(["mayastor.PublishNexusRequest"]);
     builder = builder.field_attribute("mayastor.PublishNexusRequest.key", "#[serde(skip)]");

@@ -1,6 +1,6 @@
 //! What the nodes report, and since when; and the tasks that listen to them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use access::Channel;
 use api::v1;
 use api::v1::engine_client::EngineClient;
 use block::Bytes;
-use plan::{ChildState, Desired, Node, Observed, PoolId, PoolState, Presence, Reach, SeenReplica};
+use plan::{ChildState, Desired, Node, Observed, Planner, PoolId, PoolState, Presence, Reach, SeenReplica, Volume};
 use tokio::task::JoinHandle;
 use tonic::metadata::AsciiMetadataValue;
 use tonic::service::Interceptor;
@@ -17,6 +17,7 @@ use tonic::transport::Endpoint;
 use uuid::Uuid;
 
 use crate::Inner;
+use crate::state::Cache;
 
 /// Missed heartbeats that make a node unreachable.
 const MISSED: u32 = 3;
@@ -50,6 +51,10 @@ pub(crate) struct View {
     pub nodes: BTreeMap<String, Peer>,
     /// Pools that refused a replica: not used until then.
     pub avoid: BTreeMap<PoolId, u64>,
+    /// Told of every change of `observed`.
+    pub planner: Planner,
+    /// Where nexuses are reported, by volume.
+    open_on: BTreeMap<Uuid, BTreeSet<String>>,
 }
 
 /// A node, besides what the planner looks at.
@@ -97,8 +102,10 @@ impl View {
         let Some(node) = self.observed.nodes.get_mut(id) else { return false };
         let changed = node.reach.is_online() != online;
         if changed {
+            let before = node.clone();
             node.reach =
                 if online { Reach::Online { since_ms: now_ms } } else { Reach::Unreachable { since_ms: now_ms } };
+            self.planner.node_changed(id, Some(&before), Some(node));
         }
         changed
     }
@@ -109,22 +116,40 @@ impl View {
             return Vec::new();
         };
         let mut news = Vec::new();
+        let mut reach = node.reach;
         if !node.reach.is_online() || peer.instance != report.instance {
-            node.reach = Reach::Online { since_ms: now_ms };
+            reach = Reach::Online { since_ms: now_ms };
             news.push(News::Online);
         }
         peer.instance = report.instance;
         peer.version = report.version;
         peer.last_seen_ms = now_ms;
-        node.pools = report.pools.iter().map(|p| (p.name.clone(), pool(p))).collect();
+        let mut pools: BTreeMap<String, plan::Pool> = report.pools.iter().map(|p| (p.name.clone(), pool(p))).collect();
+        for replica in &report.replicas {
+            if let Some(pool) = pools.get_mut(&replica.pool) {
+                pool.nominal = Bytes(pool.nominal.0.saturating_add(replica.size));
+            }
+        }
         peer.pools = report.pools.into_iter().map(|p| (p.name.clone(), p)).collect();
         let named = |r: v1::Replica| Some((r.uuid.parse().ok()?, r));
         peer.replicas = report.replicas.into_iter().filter_map(named).collect();
-        node.replicas = peer.replicas.iter().map(|(id, r)| (*id, replica(r))).collect();
+        let replicas = peer.replicas.iter().map(|(id, r)| (*id, replica(r))).collect();
         let named = |n: v1::Nexus| Some((n.uuid.parse().ok()?, n));
-        peer.nexuses = report.nexuses.into_iter().filter_map(named).collect();
-        let old = std::mem::take(&mut node.nexuses);
-        node.nexuses = peer.nexuses.iter().map(|(id, n)| (*id, nexus(n, old.get(id), now_ms))).collect();
+        let nexuses = report.nexuses.into_iter().filter_map(named).collect();
+        let wires = std::mem::replace(&mut peer.nexuses, nexuses);
+        let nexuses: BTreeMap<_, _> =
+            peer.nexuses.iter().map(|(id, n)| (*id, nexus(n, node.nexuses.get(id), now_ms))).collect();
+        // A new ledger is news too, although the planner does not look at it there.
+        let ledger = |n: &v1::Nexus| (n.generation, n.in_sync.len());
+        for (volume, n) in &peer.nexuses {
+            if wires.get(volume).map(ledger) != Some(ledger(n)) {
+                self.planner.nexus_changed(*volume);
+            }
+        }
+        note_open(&mut self.open_on, id, &node.nexuses, &nexuses);
+        let before = std::mem::replace(node, Node { reach, pools, replicas, nexuses });
+        self.planner.node_changed(id, Some(&before), Some(node));
+        let old = before.nexuses;
         for (id, nexus) in &node.nexuses {
             for (replica, child) in &nexus.children {
                 let before = old.get(id).and_then(|n| n.children.get(replica)).map(|c| c.state);
@@ -144,6 +169,7 @@ impl View {
         let Ok(uuid) = wire.uuid.parse() else { return };
         node.replicas.insert(uuid, replica(&wire));
         peer.replicas.insert(uuid, wire);
+        self.planner.replica_changed(uuid);
     }
     /// Takes in the reply of a call about a nexus.
     pub fn take_nexus(&mut self, id: &str, wire: v1::Nexus, now_ms: u64) {
@@ -152,10 +178,15 @@ impl View {
         let new = nexus(&wire, node.nexuses.get(&uuid), now_ms);
         node.nexuses.insert(uuid, new);
         peer.nexuses.insert(uuid, wire);
+        self.open_on.entry(uuid).or_default().insert(id.to_owned());
+        self.planner.nexus_changed(uuid);
     }
     /// A node is gone for good: nobody listens to it any more.
     pub fn forget(&mut self, id: &str) {
-        self.observed.nodes.remove(id);
+        if let Some(node) = self.observed.nodes.remove(id) {
+            note_open(&mut self.open_on, id, &node.nexuses, &BTreeMap::new());
+            self.planner.node_changed(id, Some(&node), None);
+        }
         self.nodes.remove(id);
     }
 
@@ -163,18 +194,45 @@ impl View {
     pub fn drop_replica(&mut self, id: &str, replica: Uuid) {
         self.observed.nodes.get_mut(id).map(|n| n.replicas.remove(&replica));
         self.nodes.get_mut(id).map(|n| n.replicas.remove(&replica));
+        self.planner.replica_changed(replica);
     }
     /// A nexus was closed.
     pub fn drop_nexus(&mut self, id: &str, nexus: Uuid) {
         self.observed.nodes.get_mut(id).map(|n| n.nexuses.remove(&nexus));
         self.nodes.get_mut(id).map(|n| n.nexuses.remove(&nexus));
+        if let Some(nodes) = self.open_on.get_mut(&nexus) {
+            nodes.remove(id);
+        }
+        self.planner.nexus_changed(nexus);
     }
 
-    /// Brings the times of absence up to date, and tells the records about nexuses on nodes where none was expected.
-    /// What comes back is what the planner is to look at.
-    pub fn prepare(&mut self, desired: &mut Desired, now_ms: u64) -> Observed {
+    /// A pool refused a replica: it is left alone until then.
+    pub fn shun(&mut self, pool: &PoolId, until_ms: u64) {
+        self.avoid.insert(pool.clone(), until_ms);
+        self.observed.shunned.insert(pool.clone());
+        self.planner.pool_changed(&pool.node);
+    }
+
+    /// Takes in what changed in the records since the last time.
+    pub fn take_news(&mut self, cache: &mut Cache) {
+        let news = std::mem::take(&mut cache.news);
+        for id in news.volumes {
+            self.planner.volume_changed(id);
+        }
+        for node in news.nodes {
+            self.planner.wish_changed(&node);
+        }
+        if news.limits {
+            self.planner.limits_changed(&self.observed);
+        }
+    }
+
+    /// Makes ready for a plan of these volumes: dates what is absent, and tells the records about nexuses on nodes where
+    /// none was expected.
+    pub fn prepare(&mut self, due: &BTreeSet<Uuid>, desired: &mut Desired, now_ms: u64) {
         let mut absent = BTreeMap::new();
-        for volume in desired.volumes.values() {
+        for id in due.iter().copied() {
+            let Some(volume) = desired.volumes.get_mut(&id) else { continue };
             for (id, replica) in &volume.copies {
                 let there = match plan::presence(*id, replica, &self.observed) {
                     Presence::Present | Presence::Away { .. } => true,
@@ -184,23 +242,46 @@ impl View {
                     absent.insert(*id, self.observed.absent.get(id).copied().unwrap_or(now_ms));
                 }
             }
+            self.note_nexuses(id, volume);
         }
+        // Volumes that are not due have all their replicas.
         self.observed.absent = absent;
-        for (name, node) in &self.observed.nodes {
-            for id in node.nexuses.keys() {
-                if let Some(volume) = desired.volumes.get_mut(id) {
-                    volume.nexus_nodes.insert(name.clone());
-                }
+        let over: Vec<PoolId> = self.avoid.iter().filter(|(_, at)| **at <= now_ms).map(|(id, _)| id.clone()).collect();
+        for pool in over {
+            self.avoid.remove(&pool);
+            self.observed.shunned.remove(&pool);
+            self.planner.pool_changed(&pool.node);
+        }
+    }
+
+    /// Tells the record of a volume about nexuses on nodes where none was expected.
+    pub fn note_nexuses(&mut self, id: Uuid, volume: &mut Volume) {
+        for node in self.open_on.get(&id).into_iter().flatten() {
+            if !volume.nexus_nodes.contains(node) {
+                volume.nexus_nodes.insert(node.clone());
+                self.planner.volume_changed(id);
             }
         }
-        self.avoid.retain(|_, until_ms| *until_ms > now_ms);
-        let mut observed = self.observed.clone();
-        for id in self.avoid.keys() {
-            if let Some(pool) = observed.nodes.get_mut(&id.node).and_then(|n| n.pools.get_mut(&id.pool)) {
-                pool.committed = pool.capacity;
+    }
+}
+
+/// Keeps the index of where nexuses are.
+fn note_open(
+    open_on: &mut BTreeMap<Uuid, BTreeSet<String>>,
+    node: &str,
+    before: &BTreeMap<Uuid, plan::Nexus>,
+    after: &BTreeMap<Uuid, plan::Nexus>,
+) {
+    for volume in before.keys().filter(|id| !after.contains_key(id)) {
+        if let Some(nodes) = open_on.get_mut(volume) {
+            nodes.remove(node);
+            if nodes.is_empty() {
+                open_on.remove(volume);
             }
         }
-        observed
+    }
+    for volume in after.keys().filter(|id| !before.contains_key(id)) {
+        open_on.entry(*volume).or_default().insert(node.to_owned());
     }
 }
 
@@ -210,7 +291,7 @@ fn pool(p: &v1::Pool) -> plan::Pool {
         v1::PoolState::PoolDegraded => PoolState::Degraded,
         v1::PoolState::PoolFaulted | v1::PoolState::PoolUnknown => PoolState::Faulted,
     };
-    plan::Pool { state, capacity: Bytes(p.capacity), committed: Bytes(p.committed.max(p.used)) }
+    plan::Pool { state, capacity: Bytes(p.capacity), committed: Bytes(p.committed.max(p.used)), nominal: Bytes(0) }
 }
 
 fn replica(r: &v1::Replica) -> SeenReplica {
@@ -309,7 +390,11 @@ pub(crate) fn watch(inner: &Arc<Inner>, id: &str, endpoint: &str) {
         replicas: BTreeMap::new(),
         nexuses: BTreeMap::new(),
     };
-    view.observed.nodes.entry(id.to_owned()).or_insert(away);
+    let known = view.observed.nodes.contains_key(id);
+    if !known {
+        view.planner.node_changed(id, None, Some(&away));
+        view.observed.nodes.insert(id.to_owned(), away);
+    }
     let peer = Peer {
         endpoint: endpoint.to_owned(),
         instance: String::new(),

@@ -33,6 +33,7 @@ fn wire(e: &EventRecord) -> api::v1::Event {
         object: e.object.clone(),
         text: e.text.clone(),
         actor: e.actor.clone(),
+        operation: e.operation.clone(),
     }
 }
 
@@ -50,17 +51,23 @@ impl Events {
         Ok(Events { store, keep, log: Mutex::new(log), news: broadcast::Sender::new(1024) })
     }
 
-    /// Notes that something happened. A store that fails is no reason to stop what happens.
+    /// Notes that something happened by itself. A store that fails is no reason to stop what happens.
     pub async fn note(&self, kind: &str, object: String, text: String) {
-        self.write(kind, object, text, access::call::note_actor()).await;
+        self.note_for("", kind, object, text).await;
+    }
+
+    /// Notes that something happened because of a wish; empty: of none.
+    pub async fn note_for(&self, operation: &str, kind: &str, object: String, text: String) {
+        self.write(operation, kind, object, text, access::call::note_actor()).await;
     }
 
     /// Notes that something happened because somebody asked for it.
-    async fn write(&self, kind: &str, object: String, text: String, actor: String) {
-        tracing::info!(kind, object, actor, "{text}");
+    async fn write(&self, operation: &str, kind: &str, object: String, text: String, actor: String) {
+        tracing::info!(kind, object, operation, actor, "{text}");
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let time_ms = u64::try_from(since.as_millis()).unwrap_or(u64::MAX);
-        let event = EventRecord { time_ms, kind: kind.to_owned(), object, text, actor };
+        let operation = operation.to_owned();
+        let event = EventRecord { time_ms, kind: kind.to_owned(), object, text, actor, operation };
         let mut changes = Vec::new();
         {
             let mut log = self.log.lock().expect("nobody panics while holding the events");
@@ -81,10 +88,18 @@ impl Events {
         }
     }
 
-    /// The last `last` events (0: all) about `object` (empty: everything), oldest first, and those to come.
-    pub fn read(&self, last: usize, object: &str) -> (Vec<api::v1::Event>, broadcast::Receiver<api::v1::Event>) {
+    /// The last `last` events (0: all) about `object` (empty: everything) that `operation` (empty: anything) caused, oldest
+    /// first, and those to come.
+    pub fn read(
+        &self,
+        last: usize,
+        object: &str,
+        operation: &str,
+    ) -> (Vec<api::v1::Event>, broadcast::Receiver<api::v1::Event>) {
         let log = self.log.lock().expect("nobody panics while holding the events");
-        let fitting = log.events.iter().filter(|(_, e)| object.is_empty() || e.object == object);
+        let fitting = log.events.iter().filter(|(_, e)| {
+            (object.is_empty() || e.object == object) && (operation.is_empty() || e.operation == operation)
+        });
         let all: Vec<_> = fitting.map(|(_, e)| wire(e)).collect();
         let skip = if last == 0 { 0 } else { all.len().saturating_sub(last) };
         (all.into_iter().skip(skip).collect(), self.news.subscribe())

@@ -9,7 +9,6 @@ use uuid::Uuid;
 
 use crate::Inner;
 use crate::cluster::Engine;
-use crate::reconcile::look;
 use crate::state::Fate;
 use crate::store::StoreError;
 
@@ -33,9 +32,17 @@ const AVOID_MS: u64 = 30_000;
 
 /// Carries out an action, if it is still safe now.
 pub(crate) async fn execute(inner: &Arc<Inner>, action: &Action) -> Result<(), Failure> {
-    let (desired, observed) = look(inner);
-    safety::allow(action, &desired, &observed).map_err(|refusal| Failure(refusal.0))?;
-    let Some(volume) = desired.volumes.get(&action.volume()) else { return Ok(()) };
+    let (volume, operation) = {
+        let (mut cache, mut view) = (inner.state.read(), inner.cluster.lock());
+        let id = action.volume();
+        if let Some(volume) = cache.desired.volumes.get_mut(&id) {
+            view.note_nexuses(id, volume);
+        }
+        safety::allow(action, &cache.desired, &view.observed).map_err(|refusal| Failure(refusal.0))?;
+        let Some(volume) = cache.desired.volumes.get(&id) else { return Ok(()) };
+        (volume.clone(), cache.operation(volume))
+    };
+    let volume = &volume;
     match action.node() {
         None => record(inner, action).await?,
         Some(node) => {
@@ -52,7 +59,7 @@ pub(crate) async fn execute(inner: &Arc<Inner>, action: &Action) -> Result<(), F
             }
         }
     }
-    tell(inner, action, volume).await;
+    tell(inner, action, volume, &operation).await;
     Ok(())
 }
 
@@ -73,7 +80,12 @@ async fn record(inner: &Arc<Inner>, action: &Action) -> Result<(), StoreError> {
                 volume.copies.insert(Uuid::new_v4(), copy);
             }
             Action::Discard { replica, .. } => set_life(volume, *replica, ReplicaLife::Discarded),
-            Action::Retire { replica, .. } => set_life(volume, *replica, ReplicaLife::Retired),
+            Action::Retire { replica, .. } => {
+                set_life(volume, *replica, ReplicaLife::Retired);
+                if volume.moving.as_ref().is_some_and(|m| m.replica == *replica) {
+                    volume.moving = None;
+                }
+            }
             Action::Reinstate { replica, .. } => set_life(volume, *replica, ReplicaLife::Member),
             Action::ForgetReplica { replica, .. } => drop(volume.copies.remove(replica)),
             Action::SetTarget { node, .. } => {
@@ -230,7 +242,7 @@ fn gone_is_fine(reply: Result<Response<v1::Empty>, Status>) -> Result<(), Status
 fn after_failure(inner: &Arc<Inner>, action: &Action, status: &Status) {
     if let (Action::CreateReplica { volume, replica, pool, .. }, Code::ResourceExhausted) = (action, status.code()) {
         let pool: &PoolId = pool;
-        inner.cluster.lock().avoid.insert(pool.clone(), inner.now_ms() + AVOID_MS);
+        inner.cluster.lock().shun(pool, inner.now_ms() + AVOID_MS);
         let (inner, discard) = (inner.clone(), Action::Discard { volume: *volume, replica: *replica });
         tokio::spawn(async move {
             if let Err(failure) = Box::pin(execute(&inner, &discard)).await {
@@ -242,7 +254,7 @@ fn after_failure(inner: &Arc<Inner>, action: &Action, status: &Status) {
 }
 
 /// What operators want to hear about.
-async fn tell(inner: &Arc<Inner>, action: &Action, volume: &Volume) {
+async fn tell(inner: &Arc<Inner>, action: &Action, volume: &Volume, operation: &str) {
     let name = &volume.name;
     let node_of = |replica: &Uuid| volume.copies.get(replica).map_or("?", |r| r.pool.node.as_str());
     let opened = volume.ledger.is_some();
@@ -270,5 +282,5 @@ async fn tell(inner: &Arc<Inner>, action: &Action, volume: &Volume) {
         Action::ForgetVolume { .. } => ("volume-deleted", format!("{name} is gone, and all its copies")),
         _ => return,
     };
-    inner.events.note(kind, format!("volume/{name}"), text).await;
+    inner.events.note_for(operation, kind, format!("volume/{name}"), text).await;
 }

@@ -6,6 +6,7 @@
 //! * `reconcile`, `execute`: ask the planner, carry out its actions, one set a volume at a time.
 //! * `statistics`: what is read and written, lately and in all.
 //! * `rest`: the same verbs as `service` over HTTP, the page, metrics.
+//! * `nodes`, `limits`, `rebalance`: what an operator says about nodes, about how much may be done, and about balance.
 //! * `registry`, `service`: the gRPC services for engines and for clients; `words`: what people read.
 //!
 //! A crash at any point is harmless: records are written before the node is told, actions are idempotent, and the planner
@@ -14,10 +15,13 @@
 #![allow(clippy::disallowed_methods, reason = "the control plane lives in the real world: clock, uuids, sockets")]
 
 mod cluster;
+mod create;
 mod events;
 mod execute;
 mod hosts;
+mod limits;
 mod nodes;
+mod rebalance;
 mod reconcile;
 mod record;
 mod registry;

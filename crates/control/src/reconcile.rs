@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use block::Generation;
-use plan::{Action, Desired, Ledger, Observed};
+use plan::{Action, Ledger};
 use uuid::Uuid;
 
 use crate::Inner;
 use crate::cluster::uuid_of;
-use crate::execute;
 use crate::state::Fate;
 use crate::store::StoreError;
+use crate::{execute, nodes, rebalance};
 
 /// What is under way, by volume.
 #[derive(Default)]
@@ -90,35 +90,55 @@ impl Work {
     }
 }
 
-/// What the planner looks at, as of now.
-pub(crate) fn look(inner: &Inner) -> (Desired, Observed) {
-    let mut desired = inner.state.read().desired.clone();
-    let observed = inner.cluster.lock().prepare(&mut desired, inner.now_ms());
-    (desired, observed)
-}
+/// Everything is looked at once in so many ticks, whatever was reported: should a change ever be missed, it is found then.
+const SWEEP_TICKS: usize = 60;
+/// How many volumes a tick looks at for that at the least.
+const SWEEP_LEAST: usize = 100;
 
 /// Runs until the control plane is dropped.
 pub(crate) async fn run(inner: Weak<Inner>) {
+    let mut swept: Option<tokio::time::Instant> = None;
     loop {
         let Some(strong) = inner.upgrade() else { return };
-        adopt_ledgers(&strong).await;
         let begun = tokio::time::Instant::now();
+        let tick = strong.options.tick;
+        let due = swept.is_none_or(|at| at + tick <= begun);
+        if due {
+            swept = Some(begun);
+        }
+        adopt_ledgers(&strong, due).await;
+        let planned = tokio::time::Instant::now();
         turn(&strong);
         // In a very large cluster reports come faster than everything can be looked at: leave time for all else.
-        let rest = begun.elapsed() * 4;
-        let tick = strong.options.tick;
+        let rest = planned.elapsed() * 4;
+        nodes::follow_drains(&strong).await;
+        rebalance::step(&strong).await;
         // Waits without keeping the control plane alive for longer than a tick.
         let _ = tokio::time::timeout(tick, strong.wake.notified()).await;
         tokio::time::sleep(rest).await;
     }
 }
 
-/// One look, and everything started that is to be done.
+/// One look at what changed and at what is not as it shall be, and everything started that is to be done.
 fn turn(inner: &Arc<Inner>) {
     let now_ms = inner.now_ms();
-    let (desired, observed) = look(inner);
+    let actions = {
+        let (mut cache, mut view) = (inner.state.read(), inner.cluster.lock());
+        let (cache, view) = (&mut *cache, &mut *view);
+        view.take_news(cache);
+        let due = view.planner.due(&cache.desired);
+        view.prepare(&due, &mut cache.desired, now_ms);
+        let actions = view.planner.plan(&cache.desired, &view.observed, now_ms, &inner.options.settings);
+        for id in due.into_iter().filter(|id| view.planner.is_settled(*id)) {
+            // What happens to it from now on is not for the sake of the last wish any more.
+            if let Some(volume) = cache.desired.volumes.get_mut(&id) {
+                volume.operation.clear();
+            }
+        }
+        actions
+    };
     let mut sets: BTreeMap<Uuid, Vec<Action>> = BTreeMap::new();
-    for action in plan::plan(&desired, &observed, now_ms, &inner.options.settings) {
+    for action in actions {
         sets.entry(action.volume()).or_default().push(action);
     }
     for (id, actions) in sets {
@@ -148,18 +168,23 @@ async fn carry_out(inner: &Arc<Inner>, actions: Vec<Action>) -> Option<(String, 
 
 /// A nexus that could not reach the control plane records its ledger on its members alone; its report tells of it later.
 /// Ledgers are numbered, so a newer one of the volume's target is simply taken over.
-async fn adopt_ledgers(inner: &Arc<Inner>) {
+async fn adopt_ledgers(inner: &Arc<Inner>, sweep: bool) {
     let mut found: Vec<(Uuid, String, Ledger)> = Vec::new();
     {
-        let cache = inner.state.read();
-        let view = inner.cluster.lock();
-        for (node, peer) in view.nodes.iter().filter(|(node, _)| view.observed.is_online(node)) {
-            for (id, nexus) in &peer.nexuses {
-                let Some(volume) = cache.desired.volumes.get(id) else { continue };
-                let ledger = ledger(nexus.generation, &nexus.in_sync);
-                if is_news(volume, node, &ledger) {
-                    found.push((*id, node.clone(), ledger));
-                }
+        let (mut cache, mut view) = (inner.state.read(), inner.cluster.lock());
+        let (cache, view) = (&mut *cache, &mut *view);
+        view.take_news(cache);
+        if sweep {
+            let some = (cache.desired.volumes.len() / SWEEP_TICKS).max(SWEEP_LEAST);
+            view.planner.sweep(&cache.desired, some);
+        }
+        for id in view.planner.due(&cache.desired) {
+            let Some(volume) = cache.desired.volumes.get(&id) else { continue };
+            let Some(node) = volume.target.as_ref().filter(|n| view.observed.is_online(n)) else { continue };
+            let Some(nexus) = view.nodes.get(node).and_then(|p| p.nexuses.get(&id)) else { continue };
+            let known = volume.ledger.as_ref().map_or(0, |l| l.generation.0);
+            if nexus.generation > known {
+                found.push((id, node.clone(), ledger(nexus.generation, &nexus.in_sync)));
             }
         }
     }

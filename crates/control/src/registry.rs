@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use crate::Inner;
 use crate::cluster;
+use crate::nodes;
 use crate::reconcile::ledger;
+use crate::record::NodeRecord;
 use crate::state::Fate;
 use crate::store::StoreError;
 
@@ -20,10 +22,11 @@ pub(crate) struct Service(pub Arc<Inner>);
 impl v1::registry_server::Registry for Service {
     async fn register(&self, request: Request<v1::RegisterRequest>) -> Result<Response<v1::RegisterReply>, Status> {
         let inner = &self.0;
-        let v1::RegisterRequest { id, grpc_endpoint, instance } = request.into_inner();
+        let v1::RegisterRequest { id, grpc_endpoint, instance, labels } = request.into_inner();
         if id.is_empty() || grpc_endpoint.is_empty() {
             return Err(Status::invalid_argument("an engine registers with its id and its endpoint"));
         }
+        nodes::check_labels(&labels)?;
         {
             let view = inner.cluster.lock();
             let other = view.nodes.get(&id).filter(|p| p.endpoint != grpc_endpoint && p.instance != instance);
@@ -32,7 +35,15 @@ impl v1::registry_server::Registry for Service {
                 return Err(Status::already_exists(text));
             }
         }
-        inner.state.put_node(&id, &grpc_endpoint).await.map_err(unavailable)?;
+        let known = |n: &NodeRecord| n.endpoint == grpc_endpoint && n.engine_labels == labels;
+        if !inner.state.read().nodes.get(&id).is_some_and(known) {
+            let remember = |node: &mut NodeRecord| {
+                node.endpoint.clone_from(&grpc_endpoint);
+                node.engine_labels.clone_from(&labels);
+            };
+            inner.state.change_node(&id, remember).await.map_err(unavailable)?;
+            inner.changed();
+        }
         cluster::watch(inner, &id, &grpc_endpoint);
         let heartbeat_ms = u64::try_from(inner.options.heartbeat.as_millis()).unwrap_or(u64::MAX);
         Ok(Response::new(v1::RegisterReply { heartbeat_ms, cluster: inner.cluster_id.to_string() }))

@@ -1,13 +1,14 @@
 //! The control plane over HTTP: the verbs of the gRPC service as REST with an OpenAPI document, a stream of what changes,
 //! metrics for Prometheus, and the page.
 //!
-//! * `model`: what is said, as JSON. `calls`: the verbs. `watch`: server-sent events. `problem`: refusals (RFC 9457).
+//! * `model`: what is said, as JSON. `calls`, `operate`: the verbs. `watch`: server-sent events. `problem`: refusals (RFC 9457).
 //! * `metrics`: `/metrics`. `page`: the files of `web/`, which are part of the program. `guard`: who may ask.
 
 mod calls;
 mod guard;
 mod metrics;
 mod model;
+mod operate;
 mod page;
 mod problem;
 mod watch;
@@ -75,6 +76,14 @@ impl Rest {
         calls::resize_volume,
         calls::list_events,
         calls::history,
+        operate::cordon,
+        operate::uncordon,
+        operate::drain,
+        operate::label,
+        operate::limits,
+        operate::set_limit,
+        operate::rebalance,
+        operate::stop_rebalance,
         watch::watch,
     ),
     tags(
@@ -130,6 +139,13 @@ fn api() -> Router<Rest> {
         .route("/v1/volumes/{volume}/size", put(calls::resize_volume))
         .route("/v1/events", get(calls::list_events))
         .route("/v1/history", get(calls::history))
+        .route("/v1/nodes/{node}/cordon", post(operate::cordon))
+        .route("/v1/nodes/{node}/uncordon", post(operate::uncordon))
+        .route("/v1/nodes/{node}/drain", post(operate::drain))
+        .route("/v1/nodes/{node}/labels", post(operate::label))
+        .route("/v1/limits", get(operate::limits))
+        .route("/v1/limits/{limit}", put(operate::set_limit))
+        .route("/v1/rebalance", post(operate::rebalance).delete(operate::stop_rebalance))
         .route("/v1/watch", get(watch::watch))
 }
 

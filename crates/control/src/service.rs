@@ -1,28 +1,24 @@
 //! The service for clients.
 
-use std::collections::BTreeSet;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::v1;
-use block::Bytes;
-use plan::{Life, Publish, Room, Volume};
+use plan::{Life, Publish, Volume};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-use crate::reconcile::look;
+use crate::create::{check_room, parse};
 use crate::state::Fate;
 use crate::store::StoreError;
-use crate::{Inner, hosts, nodes, resize, words};
+use crate::{Inner, hosts, limits, nodes, rebalance, resize, words};
 
 /// How often a watcher is told, at most.
 const WATCH_PAUSE: Duration = Duration::from_millis(200);
-/// The largest volume: what a 64-bit block address of 512-byte blocks and the label leave is more; this is a sane bound.
-pub(crate) const LARGEST: u64 = 1 << 50;
 
 /// See the module.
 pub(crate) struct Service {
@@ -44,6 +40,18 @@ impl From<Status> for Refused {
     }
 }
 
+/// The identity of the wish that a call is: the caller's, in the call's metadata, else a new one.
+fn operation<T>(request: &Request<T>) -> Result<String, Status> {
+    let Some(value) = request.metadata().get("operation-id") else { return Ok(Uuid::new_v4().to_string()) };
+    let text = value.to_str().unwrap_or_default();
+    let fits = |c: char| c.is_ascii_alphanumeric() || "-_.:".contains(c);
+    if text.is_empty() || text.len() > block::limits::NAME_BYTES || !text.chars().all(fits) {
+        let text = "the operation-id must be 1 to 63 of a-z, A-Z, 0-9, '-', '_', '.' and ':'";
+        return Err(Status::invalid_argument(text));
+    }
+    Ok(text.to_owned())
+}
+
 fn unknown(name: &str) -> Status {
     Status::not_found(format!("there is no volume {name}"))
 }
@@ -62,6 +70,7 @@ impl Service {
         &self,
         id: Uuid,
         name: &str,
+        operation: &str,
         edit: impl FnOnce(&mut Volume) -> Result<(), Status>,
     ) -> Result<(), Status> {
         access::call::about(&format!("volume/{name}"));
@@ -72,7 +81,11 @@ impl Service {
             }
             let before = volume.clone();
             edit(volume)?;
-            Ok(if *volume == before { Fate::Unchanged(()) } else { Fate::Put(()) })
+            if *volume == before {
+                return Ok(Fate::Unchanged(()));
+            }
+            operation.clone_into(&mut volume.operation);
+            Ok(Fate::Put(()))
         });
         done.await.map_err(|Refused(status)| status)?;
         self.inner.work.hurry(id);
@@ -117,73 +130,6 @@ impl Service {
     }
 }
 
-/// Checks a request for a volume, as far as it can be without looking at anything else.
-fn parse(request: &v1::CreateVolumeRequest) -> Result<(Uuid, Volume), Status> {
-    let name = &request.name;
-    let fits = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-    if name.is_empty() || name.len() > block::limits::NAME_BYTES || !name.chars().all(fits) {
-        let text = format!("{name:?} is no name for a volume: 1 to 63 of a-z, 0-9, '-' and '.' are needed");
-        return Err(Status::invalid_argument(text));
-    }
-    if request.size == 0 || !request.size.is_multiple_of(4096) || request.size > LARGEST {
-        let text =
-            format!("volume {name}: a size of {} bytes is not possible; it must be a multiple of 4096", request.size);
-        return Err(Status::invalid_argument(text));
-    }
-    let most = block::limits::NEXUS_MEMBERS;
-    if request.replicas == 0 || request.replicas as usize > most {
-        let text = format!("volume {name}: {} replicas are not possible; 1 to {most} are", request.replicas);
-        return Err(Status::invalid_argument(text));
-    }
-    let id = match request.uuid.as_str() {
-        "" => Uuid::new_v4(),
-        text => text.parse().map_err(|_| Status::invalid_argument(format!("volume {name}: {text:?} is no uuid")))?,
-    };
-    let volume = Volume {
-        name: name.clone(),
-        size: Bytes(request.size),
-        replicas: request.replicas,
-        thin: request.thin,
-        required_nodes: request.required_nodes.iter().cloned().collect(),
-        preferred_nodes: request.preferred_nodes.iter().cloned().collect(),
-        publish: Publish::No,
-        hosts: std::collections::BTreeMap::new(),
-        life: Life::Wanted,
-        target: None,
-        nexus_nodes: BTreeSet::new(),
-        ledger: None,
-        copies: std::collections::BTreeMap::new(),
-    };
-    Ok((id, volume))
-}
-
-/// Whether the cluster has room for all copies of a new volume.
-fn check_room(inner: &Inner, volume: &Volume) -> Result<(), Status> {
-    let (desired, observed) = look(inner);
-    let mut room = Room::new(&desired, &observed);
-    let mut pools = Vec::new();
-    while let Some(pool) = room.take(volume, |_| true, &pools) {
-        pools.push(pool);
-        if pools.len() == volume.replicas as usize {
-            return Ok(());
-        }
-    }
-    let online = observed.nodes.values().filter(|n| n.reach.is_online()).count();
-    let all: usize = observed.nodes.values().map(|n| n.pools.len()).sum();
-    let nodes = if volume.required_nodes.is_empty() {
-        String::new()
-    } else {
-        format!(" on {}", volume.required_nodes.iter().cloned().collect::<Vec<_>>().join(", "))
-    };
-    Err(Status::resource_exhausted(format!(
-        "volume {} needs {} pools{nodes} with {} free each; there are {} ({all} pools on {online} nodes that are online)",
-        volume.name,
-        volume.replicas,
-        words::bytes(plan::replica_size(volume.size).0),
-        pools.len(),
-    )))
-}
-
 type Reports<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -200,6 +146,7 @@ impl v1::control_server::Control for Service {
     }
 
     async fn create_pool(&self, request: Request<v1::NodePoolRequest>) -> Result<Response<v1::NodePool>, Status> {
+        let operation = operation(&request)?;
         let v1::NodePoolRequest { node, pool } = request.into_inner();
         let mut pool = pool.ok_or_else(|| Status::invalid_argument("a pool is needed"))?;
         let client = self.inner.cluster.client(&node);
@@ -211,11 +158,12 @@ impl v1::control_server::Control for Service {
         let call = client.create_pool(pool);
         let pool = within(&self.inner, &node, call).await?.into_inner();
         let text = format!("pool {name} was created on {node}, {}", words::bytes(pool.capacity));
-        self.inner.events.note("pool-created", format!("pool/{node}/{name}"), text).await;
+        self.inner.events.note_for(&operation, "pool-created", format!("pool/{node}/{name}"), text).await;
         Ok(Response::new(v1::NodePool { node, pool: Some(pool) }))
     }
 
     async fn destroy_pool(&self, request: Request<v1::NodePoolName>) -> Result<Response<v1::Empty>, Status> {
+        let operation = operation(&request)?;
         let v1::NodePoolName { node, pool } = request.into_inner();
         let user = {
             let cache = self.inner.state.read();
@@ -230,13 +178,14 @@ impl v1::control_server::Control for Service {
         let mut client = client.ok_or_else(|| Status::not_found(format!("there is no node {node}")))?;
         within(&self.inner, &node, client.destroy_pool(v1::PoolName { name: pool.clone() })).await?;
         let text = format!("pool {pool} on {node} was destroyed");
-        self.inner.events.note("pool-destroyed", format!("pool/{node}/{pool}"), text).await;
+        self.inner.events.note_for(&operation, "pool-destroyed", format!("pool/{node}/{pool}"), text).await;
         Ok(Response::new(v1::Empty {}))
     }
 
     async fn create_volume(&self, request: Request<v1::CreateVolumeRequest>) -> Result<Response<v1::Volume>, Status> {
+        let operation = operation(&request)?;
         let request = request.into_inner();
-        let (id, volume) = parse(&request)?;
+        let (id, mut volume) = parse(&request)?;
         let name = volume.name.clone();
         let id = match self.inner.state.find(&name) {
             Some(found) => {
@@ -254,6 +203,7 @@ impl v1::control_server::Control for Service {
                 differs("its number of replicas", known.replicas != volume.replicas);
                 differs("its required nodes", known.required_nodes != volume.required_nodes);
                 differs("its preferred nodes", known.preferred_nodes != volume.preferred_nodes);
+                differs("its rules about labels", known.topology != volume.topology);
                 if known.life == Life::Deleting {
                     return Err(Status::failed_precondition(format!("volume {name} is being deleted")));
                 }
@@ -274,11 +224,12 @@ impl v1::control_server::Control for Service {
                     words::bytes(volume.size.0),
                     volume.replicas
                 );
+                volume.operation.clone_from(&operation);
                 self.inner.state.create(id, volume).await.map_err(|e| match e {
                     StoreError::Conflict(_) => Status::already_exists(format!("volume {name} exists")),
                     e => Status::unavailable(e.to_string()),
                 })?;
-                self.inner.events.note("volume-created", format!("volume/{name}"), text).await;
+                self.inner.events.note_for(&operation, "volume-created", format!("volume/{name}"), text).await;
                 self.inner.changed();
                 id
             }
@@ -288,11 +239,40 @@ impl v1::control_server::Control for Service {
     }
 
     async fn remove_node(&self, request: Request<v1::RemoveNodeRequest>) -> Result<Response<v1::Empty>, Status> {
-        nodes::remove(&self.inner, request.into_inner()).await?;
+        let operation = operation(&request)?;
+        nodes::remove(&self.inner, request.into_inner(), &operation).await?;
         Ok(Response::new(v1::Empty {}))
     }
 
+    async fn set_node_service(
+        &self,
+        request: Request<v1::SetNodeServiceRequest>,
+    ) -> Result<Response<v1::Node>, Status> {
+        let operation = operation(&request)?;
+        nodes::set_service(&self.inner, request.into_inner(), &operation).await.map(Response::new)
+    }
+
+    async fn set_node_labels(&self, request: Request<v1::SetNodeLabelsRequest>) -> Result<Response<v1::Node>, Status> {
+        let operation = operation(&request)?;
+        nodes::set_labels(&self.inner, request.into_inner(), &operation).await.map(Response::new)
+    }
+
+    async fn get_limits(&self, _: Request<v1::Empty>) -> Result<Response<v1::Config>, Status> {
+        Ok(Response::new(limits::list(&self.inner)))
+    }
+
+    async fn set_limit(&self, request: Request<v1::Setting>) -> Result<Response<v1::Config>, Status> {
+        let operation = operation(&request)?;
+        limits::set(&self.inner, request.into_inner(), &operation).await.map(Response::new)
+    }
+
+    async fn rebalance(&self, request: Request<v1::RebalanceRequest>) -> Result<Response<v1::RebalanceReport>, Status> {
+        let operation = operation(&request)?;
+        rebalance::ask(&self.inner, request.into_inner(), &operation).await.map(Response::new)
+    }
+
     async fn destroy_volume(&self, request: Request<v1::VolumeName>) -> Result<Response<v1::Empty>, Status> {
+        let operation = operation(&request)?;
         let name = request.into_inner().name;
         access::call::about(&format!("volume/{name}"));
         let Some(id) = self.inner.state.find(&name) else { return Ok(Response::new(v1::Empty {})) };
@@ -301,6 +281,7 @@ impl v1::control_server::Control for Service {
                 Some(volume) if volume.life != Life::Deleting => {
                     volume.life = Life::Deleting;
                     volume.publish = Publish::No;
+                    volume.operation = operation;
                     Ok(Fate::Put(()))
                 }
                 _ => Ok(Fate::Unchanged(())),
@@ -324,6 +305,7 @@ impl v1::control_server::Control for Service {
     }
 
     async fn publish_volume(&self, request: Request<v1::PublishVolumeRequest>) -> Result<Response<v1::Volume>, Status> {
+        let operation = operation(&request)?;
         let v1::PublishVolumeRequest { name, node } = request.into_inner();
         let id = self.id_of(&name)?;
         if !node.is_empty() && !self.inner.cluster.lock().nodes.contains_key(&node) {
@@ -332,7 +314,12 @@ impl v1::control_server::Control for Service {
         if !node.is_empty() && !self.inner.cluster.lock().observed.is_online(&node) {
             return Err(Status::unavailable(format!("node {node} cannot be reached")));
         }
-        self.wish(id, &name, |volume| {
+        if !node.is_empty() && !self.inner.state.read().desired.takes_new(&node) {
+            let text =
+                format!("node {node} is cordoned or drained and gets no new targets: mayastor node uncordon {node}");
+            return Err(Status::failed_precondition(text));
+        }
+        self.wish(id, &name, &operation, |volume| {
             let elsewhere = volume.target.as_deref().filter(|t| !node.is_empty() && *t != node);
             match (&volume.publish, elsewhere) {
                 (Publish::No, _) if node.is_empty() => volume.publish = Publish::Anywhere,
@@ -350,9 +337,10 @@ impl v1::control_server::Control for Service {
     }
 
     async fn unpublish_volume(&self, request: Request<v1::VolumeName>) -> Result<Response<v1::Volume>, Status> {
+        let operation = operation(&request)?;
         let name = request.into_inner().name;
         let id = self.id_of(&name)?;
-        self.wish(id, &name, |volume| {
+        self.wish(id, &name, &operation, |volume| {
             volume.publish = Publish::No;
             volume.hosts.clear();
             Ok(())
@@ -363,6 +351,7 @@ impl v1::control_server::Control for Service {
     }
 
     async fn attach_volume(&self, request: Request<v1::AttachVolumeRequest>) -> Result<Response<v1::Volume>, Status> {
+        let operation = operation(&request)?;
         let request = request.into_inner();
         let name = request.name.clone();
         let id = self.id_of(&name)?;
@@ -370,21 +359,23 @@ impl v1::control_server::Control for Service {
             return Err(Status::invalid_argument(format!("volume {name}: the host's name is needed")));
         }
         let node = Some(request.node.clone()).filter(|n| self.inner.cluster.lock().observed.is_online(n));
+        let node = node.filter(|n| self.inner.state.read().desired.takes_new(n));
         let held = |host: &str| {
             let cache = self.inner.state.read();
             cache.desired.volumes.iter().filter(|(v, volume)| **v != id && volume.hosts.contains_key(host)).count()
         };
         let full = request.host_limit != 0 && held(&request.host) >= request.host_limit as usize;
-        self.wish(id, &name, |volume| hosts::attach(volume, &request, full, node)).await?;
+        self.wish(id, &name, &operation, |volume| hosts::attach(volume, &request, full, node)).await?;
         self.exported(id, &name).await
     }
 
     async fn detach_volume(&self, request: Request<v1::DetachVolumeRequest>) -> Result<Response<v1::Volume>, Status> {
+        let operation = operation(&request)?;
         let v1::DetachVolumeRequest { name, host } = request.into_inner();
         let id = self.id_of(&name)?;
         let deleting = self.inner.state.read().desired.volumes.get(&id).is_some_and(|v| v.life == Life::Deleting);
         if !deleting {
-            self.wish(id, &name, |volume| {
+            self.wish(id, &name, &operation, |volume| {
                 hosts::detach(volume, &host);
                 Ok(())
             })
@@ -401,6 +392,7 @@ impl v1::control_server::Control for Service {
         &self,
         request: Request<v1::SetReplicaCountRequest>,
     ) -> Result<Response<v1::Volume>, Status> {
+        let operation = operation(&request)?;
         let v1::SetReplicaCountRequest { name, replicas } = request.into_inner();
         let id = self.id_of(&name)?;
         let most = block::limits::NEXUS_MEMBERS;
@@ -408,13 +400,13 @@ impl v1::control_server::Control for Service {
             let text = format!("volume {name}: {replicas} replicas are not possible; 1 to {most} are");
             return Err(Status::invalid_argument(text));
         }
-        self.wish(id, &name, |volume| {
+        self.wish(id, &name, &operation, |volume| {
             volume.replicas = replicas;
             Ok(())
         })
         .await?;
         let text = format!("volume {name} shall have {replicas} replicas");
-        self.inner.events.note("volume-changed", format!("volume/{name}"), text).await;
+        self.inner.events.note_for(&operation, "volume-changed", format!("volume/{name}"), text).await;
         self.describe(id, &name)
     }
 
@@ -469,8 +461,8 @@ impl v1::control_server::Control for Service {
         &self,
         request: Request<v1::ListEventsRequest>,
     ) -> Result<Response<Self::ListEventsStream>, Status> {
-        let v1::ListEventsRequest { follow, last, object } = request.into_inner();
-        let (past, mut news) = self.inner.events.read(last as usize, &object);
+        let v1::ListEventsRequest { follow, last, object, operation } = request.into_inner();
+        let (past, mut news) = self.inner.events.read(last as usize, &object, &operation);
         let (send, receive) = mpsc::channel(16);
         let mut stopped = self.stopped.clone();
         tokio::spawn(async move {
@@ -493,7 +485,8 @@ impl v1::control_server::Control for Service {
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                     Err(tokio::sync::broadcast::error::RecvError::Lagged(_)) => continue,
                 };
-                let fits = object.is_empty() || event.object == object;
+                let fits = (object.is_empty() || event.object == object)
+                    && (operation.is_empty() || event.operation == operation);
                 if fits && send.send(Ok(event)).await.is_err() {
                     return;
                 }

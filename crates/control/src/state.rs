@@ -4,13 +4,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use plan::{Desired, Volume};
+use plan::{Desired, Limits, Volume};
 use uuid::Uuid;
 
-use crate::record::{self, NodeRecord};
+use crate::record::{self, NodeRecord, RebalanceRecord};
 use crate::store::{Change, Expected, Store, StoreError};
 
 const CLUSTER_KEY: &str = "meta/cluster";
+const LIMITS_KEY: &str = "meta/limits";
+const REBALANCE_KEY: &str = "meta/rebalance";
 const TERM_KEY: &str = "meta/term";
 
 /// See the module.
@@ -28,8 +30,57 @@ pub(crate) struct State {
 /// The records.
 pub(crate) struct Cache {
     pub desired: Desired,
+    pub nodes: BTreeMap<String, NodeRecord>,
+    /// The rebalance that is under way.
+    pub rebalance: Option<RebalanceRecord>,
+    /// What changed since the planner was told.
+    pub news: Changes,
     revisions: BTreeMap<Uuid, u64>,
-    nodes: BTreeMap<String, NodeRecord>,
+    names: BTreeMap<String, Uuid>,
+}
+
+/// What changed in the records.
+#[derive(Default)]
+pub(crate) struct Changes {
+    pub volumes: BTreeSet<Uuid>,
+    /// Nodes whose service or labels changed.
+    pub nodes: BTreeSet<String>,
+    pub limits: bool,
+}
+
+impl Cache {
+    fn put(&mut self, id: Uuid, volume: Volume, revision: u64) {
+        self.names.insert(volume.name.clone(), id);
+        self.desired.volumes.insert(id, volume);
+        self.revisions.insert(id, revision);
+        self.news.volumes.insert(id);
+    }
+    fn remove(&mut self, id: Uuid) {
+        if let Some(volume) = self.desired.volumes.remove(&id)
+            && self.names.get(&volume.name) == Some(&id)
+        {
+            self.names.remove(&volume.name);
+        }
+        self.revisions.remove(&id);
+        self.news.volumes.insert(id);
+    }
+    fn put_node(&mut self, id: &str, node: NodeRecord) {
+        self.desired.nodes.insert(id.to_owned(), node.wish());
+        self.nodes.insert(id.to_owned(), node);
+        self.news.nodes.insert(id.to_owned());
+    }
+    /// The wish that the actions of a volume follow: the last one about itself, else that it leaves a node that is drained,
+    /// else a rebalance; empty: none.
+    pub fn operation(&self, volume: &Volume) -> String {
+        if !volume.operation.is_empty() {
+            return volume.operation.clone();
+        }
+        let held =
+            volume.copies.values().map(|r| r.pool.node.as_str()).chain(volume.nexus_nodes.iter().map(String::as_str));
+        let drain = held.filter(|n| self.desired.is_draining(n)).find_map(|n| self.nodes.get(n)?.drain.as_ref());
+        let moving = self.rebalance.as_ref().filter(|_| volume.moving.is_some()).map(|r| &r.operation);
+        drain.map(|d| &d.operation).or(moving).cloned().unwrap_or_default()
+    }
 }
 
 /// What becomes of a record that is being changed.
@@ -61,17 +112,28 @@ impl State {
             }
         };
         let term = begin_term(&*store).await?;
-        let mut cache = Cache { desired: Desired::default(), revisions: BTreeMap::new(), nodes: BTreeMap::new() };
+        let mut cache = Cache {
+            desired: Desired::default(),
+            nodes: BTreeMap::new(),
+            rebalance: None,
+            news: Changes::default(),
+            revisions: BTreeMap::new(),
+            names: BTreeMap::new(),
+        };
         for (key, entry) in store.list("volume/").await? {
             let id = key.strip_prefix("volume/").and_then(|id| id.parse::<Uuid>().ok());
             let id =
                 id.ok_or_else(|| StoreError::Corrupt { key: key.clone(), why: "its key has no uuid".to_owned() })?;
-            cache.desired.volumes.insert(id, record::decode_volume(&key, &entry.value)?);
-            cache.revisions.insert(id, entry.revision);
+            cache.put(id, record::decode_volume(&key, &entry.value)?, entry.revision);
         }
         for (key, entry) in store.list("node/").await? {
-            let node = record::decode(&key, &entry.value)?;
-            cache.nodes.insert(key["node/".len()..].to_owned(), node);
+            cache.put_node(&key["node/".len()..], record::decode(&key, &entry.value)?);
+        }
+        if let Some(entry) = store.get(LIMITS_KEY).await? {
+            cache.desired.limits = record::decode_limits(LIMITS_KEY, &entry.value)?;
+        }
+        if let Some(entry) = store.get(REBALANCE_KEY).await? {
+            cache.rebalance = Some(record::decode(REBALANCE_KEY, &entry.value)?);
         }
         // Names of volumes had keys of their own once.
         for (key, _) in store.list("name/").await? {
@@ -103,16 +165,37 @@ impl State {
         self.read().nodes.iter().map(|(id, n)| (id.clone(), n.endpoint.clone())).collect()
     }
 
-    /// Remembers where a node is.
-    pub async fn put_node(&self, id: &str, endpoint: &str) -> Result<(), StoreError> {
-        let node = NodeRecord { endpoint: endpoint.to_owned() };
-        if self.read().nodes.get(id) == Some(&node) {
-            return Ok(());
-        }
+    /// Changes what is recorded about a node; one that is not known gets a record.
+    pub async fn change_node<T>(&self, id: &str, edit: impl FnOnce(&mut NodeRecord) -> T) -> Result<T, StoreError> {
         let _one_at_a_time = self.commit.lock().await;
-        let value = record::encode(&node);
-        self.store.commit(Change::new(node_key(id), Expected::Anything, Some(value))).await?;
-        self.read().nodes.insert(id.to_owned(), node);
+        let before = self.read().nodes.get(id).cloned();
+        let mut node = before.clone().unwrap_or_default();
+        let result = edit(&mut node);
+        if before.as_ref() != Some(&node) {
+            let value = record::encode(&node);
+            self.store.commit(Change::new(node_key(id), Expected::Anything, Some(value))).await?;
+            self.read().put_node(id, node);
+        }
+        Ok(result)
+    }
+
+    /// Sets the limits.
+    pub async fn put_limits(&self, limits: Limits) -> Result<(), StoreError> {
+        let _one_at_a_time = self.commit.lock().await;
+        let value = record::encode_limits(&limits);
+        self.store.commit(Change::new(LIMITS_KEY, Expected::Anything, Some(value))).await?;
+        let mut cache = self.read();
+        cache.desired.limits = limits;
+        cache.news.limits = true;
+        Ok(())
+    }
+
+    /// Remembers how far a rebalance is; `None`: there is none.
+    pub async fn put_rebalance(&self, rebalance: Option<RebalanceRecord>) -> Result<(), StoreError> {
+        let _one_at_a_time = self.commit.lock().await;
+        let value = rebalance.as_ref().map(record::encode);
+        self.store.commit(Change::new(REBALANCE_KEY, Expected::Anything, value)).await?;
+        self.read().rebalance = rebalance;
         Ok(())
     }
 
@@ -120,7 +203,10 @@ impl State {
     pub async fn remove_node(&self, id: &str) -> Result<(), StoreError> {
         let _one_at_a_time = self.commit.lock().await;
         self.store.commit(Change::new(node_key(id), Expected::Anything, None)).await?;
-        self.read().nodes.remove(id);
+        let mut cache = self.read();
+        cache.nodes.remove(id);
+        cache.desired.nodes.remove(id);
+        cache.news.nodes.insert(id.to_owned());
         Ok(())
     }
 
@@ -129,14 +215,12 @@ impl State {
     pub async fn create(&self, id: Uuid, volume: Volume) -> Result<(), StoreError> {
         let _one_at_a_time = self.commit.lock().await;
         self.settle().await?;
-        if self.read().desired.volumes.values().any(|v| v.name == volume.name) {
+        if self.read().names.contains_key(&volume.name) {
             return Err(StoreError::Conflict(format!("the volume {}", volume.name)));
         }
         let change = Change::new(volume_key(id), Expected::Absent, Some(record::encode_volume(&volume)));
         let revision = self.commit(id, change).await?;
-        let mut cache = self.read();
-        cache.desired.volumes.insert(id, volume);
-        cache.revisions.insert(id, revision);
+        self.read().put(id, volume, revision);
         Ok(())
     }
 
@@ -161,16 +245,12 @@ impl State {
             (Fate::Put(result), Some(volume)) => {
                 let value = Some(record::encode_volume(&volume));
                 let revision = self.commit(id, Change::new(key, expected, value)).await?;
-                let mut cache = self.read();
-                cache.desired.volumes.insert(id, volume);
-                cache.revisions.insert(id, revision);
+                self.read().put(id, volume, revision);
                 Ok(result)
             }
             (Fate::Delete(result), Some(_)) => {
                 self.commit(id, Change::new(key, expected, None)).await?;
-                let mut cache = self.read();
-                cache.desired.volumes.remove(&id);
-                cache.revisions.remove(&id);
+                self.read().remove(id);
                 Ok(result)
             }
             (_, None) => panic!("a record that does not exist was changed"),
@@ -198,14 +278,8 @@ impl State {
             let volume = found.as_ref().map(|e| record::decode_volume(&key, &e.value)).transpose()?;
             let mut cache = self.read();
             match found.zip(volume) {
-                Some((entry, volume)) => {
-                    cache.desired.volumes.insert(id, volume);
-                    cache.revisions.insert(id, entry.revision);
-                }
-                None => {
-                    cache.desired.volumes.remove(&id);
-                    cache.revisions.remove(&id);
-                }
+                Some((entry, volume)) => cache.put(id, volume, entry.revision),
+                None => cache.remove(id),
             }
             self.doubts.lock().expect("nobody panics while holding the doubts").remove(&id);
         }
@@ -216,7 +290,7 @@ impl State {
     pub fn find(&self, name: &str) -> Option<Uuid> {
         let cache = self.read();
         let by_uuid = name.parse::<Uuid>().ok().filter(|id| cache.desired.volumes.contains_key(id));
-        by_uuid.or_else(|| cache.desired.volumes.iter().find(|(_, v)| v.name == name).map(|(id, _)| *id))
+        by_uuid.or_else(|| cache.names.get(name).copied())
     }
 }
 

@@ -1,5 +1,7 @@
 //! What people read: the state of every volume, why it is so, and what is being done about it.
 
+mod moving;
+
 use std::collections::BTreeMap;
 
 use api::v1;
@@ -9,9 +11,11 @@ use uuid::Uuid;
 use crate::Inner;
 use crate::cluster::{View, uuid_of};
 use crate::reconcile::Trouble;
+use crate::state::Cache;
 
 /// Everything that a description needs.
 struct Scene<'a> {
+    cache: &'a Cache,
     desired: &'a Desired,
     observed: &'a Observed,
     view: &'a View,
@@ -37,34 +41,34 @@ impl Reasons {
     }
 }
 
+impl<'a> Scene<'a> {
+    fn new(inner: &'a Inner, cache: &'a Cache, view: &'a View) -> Scene<'a> {
+        let (desired, observed, settings) = (&cache.desired, &view.observed, &inner.options.settings);
+        Scene { cache, desired, observed, view, settings, now_ms: inner.now_ms() }
+    }
+}
+
 /// The status of everything.
 pub(crate) fn status(inner: &Inner) -> v1::Status {
-    let mut desired = inner.state.read().desired.clone();
-    let now_ms = inner.now_ms();
-    let mut view = inner.cluster.lock();
-    let observed = view.prepare(&mut desired, now_ms);
-    let scene =
-        Scene { desired: &desired, observed: &observed, view: &view, settings: &inner.options.settings, now_ms };
-    let trouble = |id: Uuid| inner.work.trouble(id);
-    let mut volumes: Vec<v1::Volume> =
-        desired.volumes.iter().map(|(id, v)| scene.volume(*id, v, trouble(*id))).collect();
+    let (cache, view) = (inner.state.read(), inner.cluster.lock());
+    let scene = Scene::new(inner, &cache, &view);
+    let volumes = cache.desired.volumes.iter().map(|(id, v)| scene.volume(*id, v, inner.work.trouble(*id)));
+    let mut volumes: Vec<v1::Volume> = volumes.collect();
     volumes.sort_by(|a, b| a.name.cmp(&b.name));
     v1::Status { nodes: scene.nodes(), pools: scene.pools(), volumes }
 }
 
 /// The status of one volume.
 pub(crate) fn volume(inner: &Inner, id: Uuid) -> Option<v1::Volume> {
-    let mut desired = Desired::default();
-    desired.volumes.insert(id, inner.state.read().desired.volumes.get(&id)?.clone());
-    let now_ms = inner.now_ms();
-    let mut view = inner.cluster.lock();
-    // The times of absence of the other volumes' copies must not be forgotten by looking at one.
-    let absent = view.observed.absent.clone();
-    let observed = view.prepare(&mut desired, now_ms);
-    view.observed.absent = absent;
-    let scene =
-        Scene { desired: &desired, observed: &observed, view: &view, settings: &inner.options.settings, now_ms };
-    Some(scene.volume(id, &desired.volumes[&id], inner.work.trouble(id)))
+    let (cache, view) = (inner.state.read(), inner.cluster.lock());
+    let scene = Scene::new(inner, &cache, &view);
+    Some(scene.volume(id, cache.desired.volumes.get(&id)?, inner.work.trouble(id)))
+}
+
+/// The status of one node.
+pub(crate) fn node(inner: &Inner, id: &str) -> Option<v1::Node> {
+    let (cache, view) = (inner.state.read(), inner.cluster.lock());
+    Some(Scene::new(inner, &cache, &view).node(id, view.nodes.get(id)?))
 }
 
 /// Milliseconds as people say them.
@@ -89,27 +93,38 @@ pub(crate) fn bytes(n: u64) -> String {
 
 impl Scene<'_> {
     fn nodes(&self) -> Vec<v1::Node> {
-        let describe = |(id, peer): (&String, &crate::cluster::Peer)| {
-            let state = match self.observed.nodes.get(id).map(|n| n.reach) {
-                Some(Reach::Online { .. }) => "online",
-                Some(Reach::Unreachable { since_ms }) if self.now_ms < since_ms + self.settings.node_grace_ms => {
-                    "unreachable"
-                }
-                _ => "offline",
-            };
-            let reasons = self.why_away(id, peer);
-            v1::Node {
-                id: id.clone(),
-                grpc_endpoint: peer.endpoint.clone(),
-                state: state.to_owned(),
-                last_seen_ms_ago: self.now_ms.saturating_sub(peer.last_seen_ms),
-                version: peer.version.clone(),
-                why: reasons.why,
-                doing: reasons.doing,
-                needed: reasons.needed,
+        self.view.nodes.iter().map(|(id, peer)| self.node(id, peer)).collect()
+    }
+
+    fn node(&self, id: &str, peer: &crate::cluster::Peer) -> v1::Node {
+        let state = match self.observed.nodes.get(id).map(|n| n.reach) {
+            Some(Reach::Online { .. }) => "online",
+            Some(Reach::Unreachable { since_ms }) if self.now_ms < since_ms + self.settings.node_grace_ms => {
+                "unreachable"
             }
+            _ => "offline",
         };
-        self.view.nodes.iter().map(describe).collect()
+        let mut reasons = self.why_away(id, peer);
+        let (service, drain) = self.service(id, &mut reasons);
+        v1::Node {
+            id: id.to_owned(),
+            grpc_endpoint: peer.endpoint.clone(),
+            state: state.to_owned(),
+            last_seen_ms_ago: self.now_ms.saturating_sub(peer.last_seen_ms),
+            version: peer.version.clone(),
+            why: reasons.why,
+            doing: reasons.doing,
+            needed: reasons.needed,
+            service: service.to_owned(),
+            labels: self.desired.nodes.get(id).map(|n| n.labels.clone()).unwrap_or_default(),
+            drain,
+        }
+    }
+
+    fn standings(&self, id: Uuid, v: &Volume) -> BTreeMap<Uuid, Standing> {
+        let nexus = v.target.as_deref().and_then(|t| self.observed.nexus(t, id));
+        let state = |r| plan::standing(r, v, nexus, self.observed, self.now_ms, self.settings);
+        v.wanted_copies().map(|(r, _)| (r, state(r))).collect()
     }
 
     fn pools(&self) -> Vec<v1::NodePool> {
@@ -135,10 +150,8 @@ impl Scene<'_> {
         let target = v.target.as_deref();
         let nexus = target.and_then(|t| self.observed.nexus(t, id));
         let wire = target.and_then(|t| self.wire_nexus(t, id));
-        let standings: BTreeMap<Uuid, Standing> = v
-            .wanted_copies()
-            .map(|(r, _)| (r, plan::standing(r, v, nexus, self.observed, self.now_ms, self.settings)))
-            .collect();
+        let standings = self.standings(id, v);
+        let moving = self.why_moving(id, v, &standings);
         let good = standings.values().filter(|s| **s == Standing::Good).count();
         let state = match (v.life, nexus.map(|n| n.state), &v.ledger) {
             (Life::Deleting, ..) => "deleting",
@@ -146,6 +159,8 @@ impl Scene<'_> {
             (_, None, _) => "offline",
             (_, Some(NexusState::Faulted), _) => "faulted",
             (_, Some(_), _) if good < v.replicas as usize => "degraded",
+            // One more copy is being made, for one that leaves.
+            (_, Some(_), _) if moving.is_some() => "online",
             (_, Some(NexusState::Degraded), _) if standings.values().any(|s| *s != Standing::Good) => "degraded",
             _ => "online",
         };
@@ -159,6 +174,9 @@ impl Scene<'_> {
         let usable = nexus.map_or(0, |n| n.size.0);
         if (1..v.size.0).contains(&usable) && v.life == Life::Wanted {
             reasons.doing.push(format!("it grows from {} to {}", bytes(usable), bytes(v.size.0)));
+        }
+        if state == "online" {
+            reasons.doing.extend(moving);
         }
         if let Some(t) = trouble {
             let next = t.until_ms.saturating_sub(self.now_ms);
@@ -189,6 +207,11 @@ impl Scene<'_> {
             generation: v.ledger.as_ref().map_or(0, |l| l.generation.0),
             hosts: v.hosts.iter().map(host).collect(),
             usable,
+            required_labels: v.topology.required_labels.clone(),
+            preferred_labels: v.topology.preferred_labels.clone(),
+            spread: v.topology.spread.iter().map(ToString::to_string).collect(),
+            together: v.topology.together.iter().map(ToString::to_string).collect(),
+            operation: self.cache.operation(v),
         }
     }
 
@@ -278,21 +301,21 @@ impl Scene<'_> {
         Reasons { doing: vec![text], needed: vec![never], ..Reasons::default() }
     }
 
-    fn no_room(&self, v: &Volume, missing: usize) -> String {
+    fn no_room(&self, v: &Volume, missing: usize, why: &plan::Shortage) -> String {
         let size = bytes(plan::replica_size(v.size).0);
         let mut only = String::new();
         if !v.required_nodes.is_empty() {
             only = format!(" on {}", v.required_nodes.iter().cloned().collect::<Vec<_>>().join(", "));
         }
         let copies = if missing == 1 { "a new copy".to_owned() } else { format!("{missing} new copies") };
-        format!("no other pool{only} has {size} free for {copies}: add a pool, or free some space")
+        format!("no other pool{only} has {size} free for {copies} ({why}): add a pool, or free some space")
     }
 
     fn why_pending(&self, v: &Volume, standings: &BTreeMap<Uuid, Standing>) -> Reasons {
         let missing = (v.replicas as usize).saturating_sub(standings.values().filter(|s| s.counts()).count());
         let mut reasons = Reasons::default();
-        if missing > 0 && self.unplaceable(v, standings) {
-            reasons.needed.push(self.no_room(v, missing));
+        if let Some(why) = self.shortage(v, standings).filter(|_| missing > 0) {
+            reasons.needed.push(self.no_room(v, missing, &why));
         }
         for (id, _) in standings.iter().filter(|(_, s)| **s == Standing::Waiting) {
             let node = &v.copies[id].pool.node;
@@ -306,10 +329,10 @@ impl Scene<'_> {
         reasons
     }
 
-    /// Whether there is no pool for one more copy.
-    fn unplaceable(&self, v: &Volume, standings: &BTreeMap<Uuid, Standing>) -> bool {
-        let mut room = plan::Room::new(self.desired, self.observed);
-        room.take(v, |id| standings.get(&id).is_some_and(|s| s.counts()), &[]).is_none()
+    /// Why there is no pool for one more copy; `None` when there is one.
+    fn shortage(&self, v: &Volume, standings: &BTreeMap<Uuid, Standing>) -> Option<plan::Shortage> {
+        let alive = |id| standings.get(&id).is_some_and(|s| s.counts());
+        self.view.planner.room().shortage(self.desired, self.observed, v, alive, &[])
     }
 
     fn why_closed(&self, id: Uuid, v: &Volume, wire: Option<&v1::Nexus>) -> Reasons {
@@ -386,17 +409,17 @@ impl Scene<'_> {
                 }
                 Standing::Rejoin => cure.push(format!("the copy on {node} is back and is being taken in again")),
                 Standing::Parked => lost.push(format!("replica on {node} was taken offline by an operator")),
-                Standing::Unborn | Standing::Ready => cure.push(format!("a new copy is being made on {node}")),
+                Standing::Unborn => cure.push(format!("a new copy is being made on {node}")),
+                Standing::Ready => cure.push(self.turn_words(v, *id)),
                 Standing::Joining => cure.push(rebuild_words(node, child(id).and_then(|c| c.rebuild.as_ref()))),
             }
         }
         let coming = standings.values().filter(|s| s.counts()).count();
         let missing = (v.replicas as usize).saturating_sub(coming);
         if missing > 0 {
-            if self.unplaceable(v, standings) {
-                needed.push(self.no_room(v, missing));
-            } else {
-                cure.push("a new copy is being placed".to_owned());
+            match self.shortage(v, standings) {
+                Some(why) => needed.push(self.no_room(v, missing, &why)),
+                None => cure.push("a new copy is being placed".to_owned()),
             }
         }
         Reasons { why: lost, doing: cure, needed }

@@ -83,6 +83,7 @@ impl<C: ControlPlane> Controller<C> {
                     required_nodes: placement.required.iter().cloned().collect(),
                     preferred_nodes: placement.preferred.clone(),
                     uuid: uuid.clone(),
+                    ..Default::default()
                 };
                 match self.control.create(wanted).await {
                     Ok(volume) => volume,

@@ -7,7 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::access::Credentials;
 use crate::attach;
 use crate::client::{
-    bdev, config, events, explain, nexus, node, pool, rebuild, replica, status, support, token, volume,
+    bdev, config, events, explain, limits, nexus, node, pool, rebalance, rebuild, replica, status, support, token, volume,
 };
 use crate::connect::Client;
 use crate::control;
@@ -37,8 +37,8 @@ pub struct Cli {
 }
 
 const AFTER_HELP: &str = "\
-Roles run until they are told to stop (ctrl-C, SIGTERM). The commands node, volume, status and
-events talk to the control plane, all others to a running engine.
+Roles run until they are told to stop (ctrl-C, SIGTERM). The commands node, volume, status, events,
+limits and rebalance talk to the control plane, all others to a running engine.
 
 Examples:
   mayastor engine -g 127.0.0.1 -y node.yaml          run a storage node
@@ -129,6 +129,12 @@ pub enum Command {
     /// What happened
     #[command(after_help = events::EXAMPLES)]
     Events(events::Arguments),
+    /// Limits of the cluster: how full pools may become, how much is done at a time
+    #[command(subcommand, arg_required_else_help = true)]
+    Limits(limits::Command),
+    /// Move copies from the fullest pools to the emptiest, one at a time
+    #[command(after_help = rebalance::EXAMPLES)]
+    Rebalance(rebalance::Arguments),
 
     /// Why something is degraded or slow, with the time of each hop
     #[command(subcommand, arg_required_else_help = true)]

@@ -85,6 +85,8 @@ fn run(cli: Cli) -> Done {
         Command::Explain(command) => wait_for(client::explain::run(command, &client)),
         Command::Support(command) => wait_for(client::support::run(command, &client)),
         Command::Events(arguments) => wait_for(client::events::run(arguments, &client)),
+        Command::Limits(command) => wait_for(client::limits::run(command, &client)),
+        Command::Rebalance(arguments) => wait_for(client::rebalance::run(arguments, &client)),
         Command::Pool(command) => wait_for(client::pool::run(command, &client)),
         Command::Replica(command) => wait_for(client::replica::run(command, &client)),
         Command::Nexus(command) => wait_for(client::nexus::run(command, &client)),

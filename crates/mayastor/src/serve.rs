@@ -92,7 +92,12 @@ pub async fn run(arguments: Arguments, control: Option<String>, own: Credentials
     output::print(&format!("engine {} ready: gRPC {endpoint}, NVMe/TCP {nvmf}\n", plan.node_name))?;
 
     let registration = link.map(|link| {
-        let report = api::v1::RegisterRequest { id: plan.node_name.clone(), grpc_endpoint: endpoint, instance };
+        let report = api::v1::RegisterRequest {
+            id: plan.node_name.clone(),
+            grpc_endpoint: endpoint,
+            instance,
+            labels: plan.labels.clone(),
+        };
         tokio::spawn(control::register(link, report, stopping.clone()))
     });
     let nats = plan.nats.clone().map(|(server, interval)| {

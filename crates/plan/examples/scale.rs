@@ -23,7 +23,12 @@ fn node(n: u64) -> String {
 fn cluster(nodes: u64, volumes: u64) -> (Desired, Observed) {
     let (mut desired, mut observed) = (Desired::default(), Observed::default());
     for n in 0..nodes {
-        let pool = Pool { state: PoolState::Online, capacity: Bytes(16_384 * GIB), committed: Bytes(3_300 * GIB), nominal: Bytes(3_300 * GIB) };
+        let pool = Pool {
+            state: PoolState::Online,
+            capacity: Bytes(16_384 * GIB),
+            committed: Bytes(3_300 * GIB),
+            nominal: Bytes(3_300 * GIB),
+        };
         observed.nodes.insert(
             node(n),
             Node {

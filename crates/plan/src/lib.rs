@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 mod action;
+mod balance;
 pub mod farewell;
 mod grow;
 mod model;
@@ -21,6 +22,7 @@ mod volume;
 mod wish;
 
 pub use action::Action;
+pub use balance::{Shift, balance};
 pub use model::{
     Child, ChildState, Desired, HostUse, Ledger, Life, Nexus, NexusState, Node, Observed, Pool, PoolId, PoolState,
     Publish, Reach, Replica, ReplicaLife, SeenReplica, Settings, Volume,

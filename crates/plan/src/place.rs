@@ -124,6 +124,12 @@ impl<'a> Copies<'a> {
         }
     }
 
+    /// Whether a copy on one node breaks more soft rules, or shares its node with more copies, than one on another.
+    pub fn worse(&self, node: &str, than: &str) -> bool {
+        let shares = |node| self.staying.contains(node);
+        (shares(node), self.broken(node, false)) > (shares(than), self.broken(than, false))
+    }
+
     fn penalty(&self, id: &PoolId, slot: &Slot) -> Penalty {
         Penalty {
             shares_node: self.nodes.get(id.node.as_str()).copied().unwrap_or(0),
@@ -206,7 +212,8 @@ impl Room {
     /// Looks at a node's pools again.
     pub fn refresh(&mut self, node: &str, limits: &Limits, observed: &Observed) {
         let first = PoolId { node: node.to_owned(), pool: String::new() };
-        let old: Vec<PoolId> = self.slots.range(&first..).map(|(id, _)| id).take_while(|id| id.node == node).cloned().collect();
+        let old: Vec<PoolId> =
+            self.slots.range(&first..).map(|(id, _)| id).take_while(|id| id.node == node).cloned().collect();
         for id in old {
             if let Some(slot) = self.slots.remove(&id) {
                 self.by_free.remove(&(Reverse(slot.free), id));
@@ -328,7 +335,8 @@ impl Room {
         }
         let mut why = Shortage { pools: self.slots.len(), ..Shortage::default() };
         let hard = volume.topology.spread.iter().filter(|r| r.hard);
-        let taken = |key: &str| copies.staying.iter().filter_map(|n| desired.label(n, key)).map(str::to_owned).collect();
+        let taken =
+            |key: &str| copies.staying.iter().filter_map(|n| desired.label(n, key)).map(str::to_owned).collect();
         why.spread = hard.map(|r| (r.key.clone(), volume.replicas as usize, taken(&r.key))).collect();
         for (id, slot) in &self.slots {
             let roomy = slot.admits(volume);

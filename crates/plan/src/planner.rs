@@ -136,9 +136,22 @@ impl Planner {
         actions
     }
 
-    /// Free space, as the pools report it: without what is promised to copies that are not created yet.
+    /// Free space as the pools reported it at the last plan; what is promised to copies that are not created yet counts as
+    /// free.
     pub fn room(&self) -> &Room {
         &self.budget.room
+    }
+
+    /// Free space now, less what is promised to copies that are not created yet.
+    pub fn room_now(&mut self, desired: &Desired, observed: &Observed) -> Room {
+        let mut room = self.budget.room.clone();
+        for node in &self.stale {
+            room.refresh(node, &desired.limits, observed);
+        }
+        for volume in self.due(desired).iter().filter_map(|id| desired.volumes.get(id)) {
+            room.promise(volume, observed);
+        }
+        room
     }
 
     /// How many copies are being rebuilt from or to a node, as of the last plan.

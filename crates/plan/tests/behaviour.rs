@@ -168,7 +168,10 @@ fn copies_are_spread_over_zones_and_a_hard_rule_is_never_broken() {
         zones.sort();
         zones.concat()
     };
-    assert_eq!((zones(hard), zones(soft), zones(near), zones(labelled)), ("ab".into(), "aab".into(), "aaa".into(), "b".into()));
+    assert_eq!(
+        (zones(hard), zones(soft), zones(near), zones(labelled)),
+        ("ab".into(), "aab".into(), "aaa".into(), "b".into())
+    );
     assert_eq!(zones(too_many), "ab", "the third copy is not made");
     assert!(cluster.desired.volumes[&too_many].ledger.is_none(), "it waits");
     let observed = cluster.observed();

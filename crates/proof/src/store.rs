@@ -48,7 +48,10 @@ impl Store {
     pub fn snapshot(&self) -> Snapshot {
         let volumes = self.volumes.borrow();
         Snapshot {
-            desired: Desired { volumes: volumes.iter().map(|(id, (_, v))| (*id, v.clone())).collect() },
+            desired: Desired {
+                volumes: volumes.iter().map(|(id, (_, v))| (*id, v.clone())).collect(),
+                ..Desired::default()
+            },
             revisions: volumes.iter().map(|(id, (revision, _))| (*id, *revision)).collect(),
         }
     }

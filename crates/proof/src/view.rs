@@ -152,7 +152,7 @@ fn pool(p: &engine::model::PoolInfo) -> plan::Pool {
         Health::Degraded => plan::PoolState::Degraded,
         Health::Faulted => plan::PoolState::Faulted,
     };
-    plan::Pool { state, capacity: Bytes(p.capacity), committed: Bytes(p.committed.max(p.used)) }
+    plan::Pool { state, capacity: Bytes(p.capacity), committed: Bytes(p.committed.max(p.used)), nominal: Bytes(0) }
 }
 
 fn nexus(n: &NexusInfo, old: Option<&plan::Nexus>, now_ms: u64) -> plan::Nexus {

@@ -17,10 +17,10 @@ use super::model::{Copies, Event, NewPool, NewVolume, Node, Pool, Publish, Size,
 use super::problem::Problem;
 use crate::statistics::History;
 
-type Answer<T> = Result<Json<T>, Problem>;
+pub type Answer<T> = Result<Json<T>, Problem>;
 
 /// A JSON body; whatever is wrong with it becomes a problem document.
-pub struct Body<T>(T);
+pub struct Body<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Problem;
@@ -36,7 +36,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
 }
 
 /// Parts of the path.
-pub struct In<T>(T);
+pub struct In<T>(pub T);
 
 impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for In<T> {
     type Rejection = Problem;
@@ -146,9 +146,19 @@ pub async fn create_volume(
     State(rest): State<Rest>,
     Body(volume): Body<NewVolume>,
 ) -> Result<(StatusCode, Json<Volume>), Problem> {
-    let NewVolume { name, size, replicas, thin, required_nodes, preferred_nodes, uuid } = volume;
-    let uuid = uuid.map(|u| u.to_string()).unwrap_or_default();
-    let request = v1::CreateVolumeRequest { name, size, replicas, thin, required_nodes, preferred_nodes, uuid };
+    let request = v1::CreateVolumeRequest {
+        name: volume.name,
+        size: volume.size,
+        replicas: volume.replicas,
+        thin: volume.thin,
+        required_nodes: volume.required_nodes,
+        preferred_nodes: volume.preferred_nodes,
+        uuid: volume.uuid.map(|u| u.to_string()).unwrap_or_default(),
+        required_labels: volume.required_labels,
+        preferred_labels: volume.preferred_labels,
+        spread: volume.spread,
+        together: volume.together,
+    };
     let made = rest.service.create_volume(Request::new(request)).await?.into_inner();
     Ok((StatusCode::CREATED, Json(made.into())))
 }
@@ -265,6 +275,9 @@ pub struct Which {
     /// Only those about this object, such as volume/data or node/node-1.
     #[serde(default)]
     object: String,
+    /// Only those that this wish caused.
+    #[serde(default)]
+    operation: String,
 }
 
 /// What happened, oldest first.
@@ -276,7 +289,8 @@ pub async fn list_events(State(rest): State<Rest>, Asked(which): Asked<Which>) -
     if which.last > MOST_EVENTS {
         return Err(Problem::invalid(format!("last: {} events are too many; {MOST_EVENTS} are possible", which.last)));
     }
-    let request = v1::ListEventsRequest { follow: false, last: which.last, object: which.object };
+    let request =
+        v1::ListEventsRequest { follow: false, last: which.last, object: which.object, operation: which.operation };
     let mut stream = rest.service.list_events(Request::new(request)).await?.into_inner();
     let mut events = Vec::new();
     while let Some(event) = stream.next().await {

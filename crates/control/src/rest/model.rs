@@ -1,5 +1,7 @@
 //! What is said over HTTP, as JSON. Names and words are those of the gRPC messages and of `mayastor -o json`.
 
+use std::collections::BTreeMap;
+
 use api::{Word, v1};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
@@ -14,6 +16,44 @@ pub enum NodeState {
     Unreachable,
     /// It is lost for longer than the grace period.
     Offline,
+}
+
+/// Whether a node is used.
+#[derive(Clone, Copy, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Duty {
+    /// It is.
+    InService,
+    /// What it has stays, nothing new comes.
+    Cordoned,
+    /// What it has moves away.
+    Draining,
+    /// It was drained and holds nothing any more.
+    Drained,
+}
+
+/// How far a drain is.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Drain {
+    /// The wish that began it.
+    pub operation: String,
+    /// Copies that were there when it began.
+    pub copies_total: u32,
+    /// Copies that are left.
+    pub copies_left: u32,
+    /// Targets that are left.
+    pub targets_left: u32,
+    /// The first of the volumes that are left.
+    pub waiting: Vec<DrainItem>,
+}
+
+/// A volume that is left on a node.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct DrainItem {
+    /// Its name.
+    pub volume: String,
+    /// What it waits for.
+    pub waits_for: String,
 }
 
 /// A storage node.
@@ -35,6 +75,100 @@ pub struct Node {
     pub doing: Vec<String>,
     /// What only an operator can do.
     pub needed: Vec<String>,
+    /// Whether it is used.
+    pub service: Duty,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+    /// How far its drain is, while there is one.
+    pub drain: Option<Drain>,
+}
+
+/// Labels to be set, and keys of labels to be removed.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Labels {
+    /// Keys and values: 1 to 63 of a-z, A-Z, 0-9, '-', '_', '.' and '/'.
+    #[serde(default)]
+    pub set: BTreeMap<String, String>,
+    /// Keys.
+    #[serde(default)]
+    pub remove: Vec<String>,
+}
+
+/// A limit on what is done.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Limit {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: u32,
+    /// The value that it has when nobody sets it.
+    pub default: u32,
+    /// What it means.
+    pub help: String,
+}
+
+/// What a limit is to be.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewLimit {
+    /// The value.
+    #[serde(deserialize_with = "whole")]
+    pub value: u32,
+}
+
+/// How to rebalance.
+#[derive(Clone, Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Rebalance {
+    /// Only say what would be moved.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// How far a rebalance is, or what it would do.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Balance {
+    /// The wish that began it; empty when none is under way.
+    pub operation: String,
+    /// The moves, in the order in which they are made.
+    pub moves: Vec<Shift>,
+    /// How many of them are over.
+    pub done: u32,
+}
+
+/// A move of a copy from one pool to another.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Shift {
+    /// Whose copy.
+    pub volume: String,
+    /// Which copy.
+    pub replica: String,
+    /// Where it is: node/pool.
+    pub from: String,
+    /// Where it goes: node/pool.
+    pub to: String,
+    /// What it takes.
+    pub bytes: u64,
+    /// `planned`, `waiting`, `moving`, `done` or `skipped`.
+    pub state: String,
+}
+
+impl From<v1::RebalanceReport> for Balance {
+    fn from(r: v1::RebalanceReport) -> Balance {
+        let shift = |m: v1::RebalanceMove| {
+            let v1::RebalanceMove { volume, replica, from, to, bytes, state } = m;
+            Shift { volume, replica, from, to, bytes, state }
+        };
+        Balance { operation: r.operation, moves: r.moves.into_iter().map(shift).collect(), done: r.done }
+    }
+}
+
+impl From<v1::Setting> for Limit {
+    fn from(s: v1::Setting) -> Limit {
+        let number = |text: &str| text.parse().unwrap_or(0);
+        Limit { value: number(&s.value), default: number(&s.default), name: s.name, help: s.help }
+    }
 }
 
 /// How a pool is.
@@ -194,6 +328,16 @@ pub struct Volume {
     pub replicas: Vec<Replica>,
     /// The generation of its ledger.
     pub generation: u64,
+    /// Labels that nodes must have to hold a copy.
+    pub required_labels: BTreeMap<String, String>,
+    /// Labels whose nodes are taken first.
+    pub preferred_labels: BTreeMap<String, String>,
+    /// Keys of labels whose values differ between its copies; with `:soft`: if that is possible.
+    pub spread: Vec<String>,
+    /// Keys of labels whose values are the same for all its copies; with `:soft`: if that is possible.
+    pub together: Vec<String>,
+    /// The wish that it follows now; empty when it is as it was asked for.
+    pub operation: String,
 }
 
 /// A whole number; JSON may write it with a fraction of zero.
@@ -229,6 +373,18 @@ pub struct NewVolume {
     /// Nodes that are taken first.
     #[serde(default)]
     pub preferred_nodes: Vec<String>,
+    /// Labels that nodes must have to hold a copy.
+    #[serde(default)]
+    pub required_labels: BTreeMap<String, String>,
+    /// Labels whose nodes are taken first.
+    #[serde(default)]
+    pub preferred_labels: BTreeMap<String, String>,
+    /// Keys of labels whose values differ between its copies; KEY:soft: if that is possible.
+    #[serde(default)]
+    pub spread: Vec<String>,
+    /// Keys of labels whose values are the same for all its copies; KEY:soft: if that is possible.
+    #[serde(default)]
+    pub together: Vec<String>,
     /// Its identity; chosen when absent.
     #[serde(default)]
     pub uuid: Option<uuid::Uuid>,
@@ -287,6 +443,8 @@ pub struct Event {
     pub text: String,
     /// Who asked for it, by the name of the credential; empty when nobody did, or nobody is known by name.
     pub actor: String,
+    /// The wish that caused it; empty when none did.
+    pub operation: String,
 }
 
 impl From<v1::Node> for Node {
@@ -296,8 +454,21 @@ impl From<v1::Node> for Node {
             "unreachable" => NodeState::Unreachable,
             _ => NodeState::Offline,
         };
-        let v1::Node { id, grpc_endpoint, last_seen_ms_ago, version, why, doing, needed, .. } = n;
-        Node { id, grpc_endpoint, state, last_seen_ms_ago, version, why, doing, needed }
+        let service = match n.service.as_str() {
+            "cordoned" => Duty::Cordoned,
+            "draining" => Duty::Draining,
+            "drained" => Duty::Drained,
+            _ => Duty::InService,
+        };
+        let drain = n.drain.map(|d| Drain {
+            operation: d.operation,
+            copies_total: d.copies_total,
+            copies_left: d.copies_left,
+            targets_left: d.targets_left,
+            waiting: d.waiting.into_iter().map(|w| DrainItem { volume: w.volume, waits_for: w.waits_for }).collect(),
+        });
+        let v1::Node { id, grpc_endpoint, last_seen_ms_ago, version, why, doing, needed, labels, .. } = n;
+        Node { id, grpc_endpoint, state, last_seen_ms_ago, version, why, doing, needed, service, labels, drain }
     }
 }
 
@@ -364,6 +535,11 @@ impl From<v1::Volume> for Volume {
             device_uri: v.device_uri,
             replicas: v.replicas.into_iter().map(Replica::from).collect(),
             generation: v.generation,
+            required_labels: v.required_labels,
+            preferred_labels: v.preferred_labels,
+            spread: v.spread,
+            together: v.together,
+            operation: v.operation,
         }
     }
 }
@@ -380,7 +556,8 @@ impl From<v1::Status> for Status {
 
 impl From<v1::Event> for Event {
     fn from(e: v1::Event) -> Event {
-        Event { time_ms: e.time_ms, kind: e.kind, object: e.object, text: e.text, actor: e.actor }
+        let v1::Event { time_ms, kind, object, text, actor, operation } = e;
+        Event { time_ms, kind, object, text, actor, operation }
     }
 }
 

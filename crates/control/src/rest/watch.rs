@@ -38,7 +38,7 @@ fn event(name: &str, data: &impl Serialize) -> Result<Event, Infallible> {
 async fn feed(rest: Rest, send: mpsc::Sender<Result<Event, Infallible>>) {
     let (inner, mut stopped) = (rest.inner.clone(), rest.stopped.clone());
     let mut version = inner.version.subscribe();
-    let (_, mut events) = inner.events.read(1, "");
+    let (_, mut events) = inner.events.read(1, "", "");
     let mut samples = inner.statistics.news();
     let mut last = tokio::time::Instant::now() - TICK;
     version.mark_changed();

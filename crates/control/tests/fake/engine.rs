@@ -44,6 +44,7 @@ async fn register(service: Service) {
                 id: service.id.clone(),
                 grpc_endpoint: service.endpoint.clone(),
                 instance: service.instance.clone(),
+                labels: Default::default(),
             };
             let _ = RegistryClient::new(channel).register(request).await;
         }

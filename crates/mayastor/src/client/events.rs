@@ -12,7 +12,8 @@ use crate::output::{self, Format};
 pub const EXAMPLES: &str = "Examples:
   mayastor events
   mayastor events --follow
-  mayastor events --last 20 --object volume/data";
+  mayastor events --last 20 --object volume/data
+  mayastor events --operation 5b0a2f53-3b8a-4a1c-9d57-2f8f6c6d1b11";
 
 /// What happened.
 #[derive(Debug, Args)]
@@ -26,14 +27,18 @@ pub struct Arguments {
     /// Only those about this object, such as volume/data, pool/p1 or node/n1
     #[arg(long, value_name = "KIND/NAME", default_value = "", hide_default_value = true)]
     object: String,
+    /// Only those that this wish caused: the operation of an event, a drain or a rebalance
+    #[arg(long, value_name = "ID", default_value = "", hide_default_value = true)]
+    operation: String,
 }
 
 /// Runs it.
 pub async fn run(arguments: Arguments, client: &Client) -> Done {
     let output = &client.output;
     let control = client.control_stream().await?;
-    let Arguments { follow, last, object } = arguments;
-    let mut events = control.check(control.v1().list_events(v1::ListEventsRequest { follow, last, object }).await)?;
+    let Arguments { follow, last, object, operation } = arguments;
+    let request = v1::ListEventsRequest { follow, last, object, operation };
+    let mut events = control.check(control.v1().list_events(request).await)?;
     let mut any = false;
     while let Some(event) = events.next().await {
         let event = event.map_err(|status| control.peer().failed(&status))?;

@@ -21,7 +21,8 @@ pub enum Command {
     #[command(after_help = "Examples:
   mayastor volume create data --size 10GiB
   mayastor volume create data --size 10GiB --replicas 2 --thin --wait
-  mayastor volume create data --size 1GiB -r 2 --require node-1 --require node-2 --prefer node-1")]
+  mayastor volume create data --size 1GiB -r 2 --require node-1 --require node-2 --prefer node-1
+  mayastor volume create data --size 1GiB --spread zone --require-label disk=fast")]
     Create {
         /// Its name: 1 to 63 characters of a-z, 0-9, "-" and "."
         #[arg(value_name = "NAME")]
@@ -41,6 +42,18 @@ pub enum Command {
         /// Use these nodes when they have room
         #[arg(long = "prefer", value_name = "NODE")]
         preferred_nodes: Vec<String>,
+        /// Use only nodes with this label
+        #[arg(long = "require-label", value_name = "KEY=VALUE", value_parser = super::node::label)]
+        required_labels: Vec<(String, String)>,
+        /// Use nodes with this label when they have room
+        #[arg(long = "prefer-label", value_name = "KEY=VALUE", value_parser = super::node::label)]
+        preferred_labels: Vec<(String, String)>,
+        /// Copies lie on nodes with different values of this label; KEY:soft when that is only preferred
+        #[arg(long, value_name = "KEY[:soft]")]
+        spread: Vec<String>,
+        /// Copies lie on nodes with the same value of this label; KEY:soft when that is only preferred
+        #[arg(long, value_name = "KEY[:soft]")]
+        together: Vec<String>,
         /// Its uuid; chosen when left out
         #[arg(long, value_name = "UUID", default_value = "", hide_default_value = true)]
         uuid: String,
@@ -162,8 +175,33 @@ pub async fn run(command: Command, client: &Client) -> Done {
     let control = client.control().await?;
     match command {
         Command::Import { .. } | Command::Export { .. } => unreachable!("done above"),
-        Command::Create { name, size, replicas, thin, required_nodes, preferred_nodes, uuid, wait } => {
-            let request = v1::CreateVolumeRequest { name, size, replicas, thin, required_nodes, preferred_nodes, uuid };
+        Command::Create {
+            name,
+            size,
+            replicas,
+            thin,
+            required_nodes,
+            preferred_nodes,
+            required_labels,
+            preferred_labels,
+            spread,
+            together,
+            uuid,
+            wait,
+        } => {
+            let request = v1::CreateVolumeRequest {
+                name,
+                size,
+                replicas,
+                thin,
+                required_nodes,
+                preferred_nodes,
+                uuid,
+                required_labels: required_labels.into_iter().collect(),
+                preferred_labels: preferred_labels.into_iter().collect(),
+                spread,
+                together,
+            };
             let volume = control.check(control.v1().create_volume(request).await)?;
             finish(volume, "Created", wait, client).await
         }

@@ -1,5 +1,6 @@
 //! The options of `mayastor engine`.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -19,7 +20,7 @@ const NATS_PORT: u16 = 4222;
 pub const EXAMPLES: &str = "Examples:
   mayastor engine
   mayastor engine -N node-1 -g 10.0.0.1 --nvme 10.0.0.1:8420 -y /var/local/mayastor/config.yaml --token-file cluster.token
-  mayastor engine -N node-1 -g 0.0.0.0 --grpc-advertise node-1 --control 10.0.0.9:10125 --token-file cluster.token
+  mayastor engine -N node-1 -g 0.0.0.0 --grpc-advertise node-1 --control 10.0.0.9:10125 --label zone=a
   mayastor engine -N node-1 -g 10.0.0.1 -n nats -y /var/local/mayastor/config.yaml --token-file cluster.token";
 
 /// How a storage node is run.
@@ -41,6 +42,9 @@ pub struct Arguments {
         hide_env_values = true
     )]
     node_name: String,
+    /// A label of the node, such as zone=a: volumes may ask for it, or be spread by it
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = crate::client::node::label)]
+    labels: Vec<(String, String)>,
     /// The configuration file (YAML): without one, nothing is remembered when the process ends
     #[arg(short = 'y', long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -96,6 +100,7 @@ pub struct Plan {
     pub control: Option<String>,
     /// A NATS server, and how often to register there.
     pub nats: Option<(String, Duration)>,
+    pub labels: BTreeMap<String, String>,
     pub spin: Duration,
     pub cpu: Option<usize>,
 }
@@ -137,6 +142,7 @@ impl Arguments {
                 None => None,
             },
             control: control.map(|text| with_port(&text, api::CONTROL_PORT)).transpose()?,
+            labels: self.labels.into_iter().collect(),
             spin: Duration::from_micros(self.spin),
             cpu: self.cpu,
         })
