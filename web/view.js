@@ -93,7 +93,7 @@ export function tiles(status, point) {
 export function attention(status) {
   const cards = [
     ...status.volumes.filter((v) => v.state !== "online" || v.why.length).map((v) => ({ kind: "Volume", name: v.name, state: v.state, volume: v, ...v })),
-    ...status.nodes.filter((n) => n.state !== "online").map((n) => ({ kind: "Node", name: n.id, ...n })),
+    ...status.nodes.filter((n) => n.state !== "online" || n.service === "draining").map((n) => ({ kind: "Node", name: n.id, ...n, state: n.state === "online" ? n.service : n.state })),
     ...status.pools
       .filter((p) => ["degraded", "faulted"].includes(p.state))
       .map((p) => ({ kind: "Pool", name: `${p.node}/${p.name}`, state: p.state, why: [p.reason], doing: ["copies in it that fail are replaced elsewhere"], needed: ["look at its disks, and at the log of its engine"] })),
@@ -137,6 +137,14 @@ export function progress(replica) {
   );
 }
 
+/** Whether a node is out of service, and how far its drain is. */
+function duty(node) {
+  const { service, drain } = node;
+  if (!service || service === "in-service") return false;
+  if (service !== "draining" || !drain) return h("span", { class: "badge warn" }, h("span", { "aria-hidden": "true" }, "▲"), ` ${service}`);
+  return badge("draining", `draining: ${many(drain.copies_left, "copy", "copies")} and ${many(drain.targets_left, "target")} left`);
+}
+
 /** The nodes with their pools. */
 export function nodes(status, history) {
   if (status.nodes.length === 0) return [h("p", { class: "empty" }, "No storage node has registered yet.")];
@@ -144,10 +152,12 @@ export function nodes(status, history) {
     const pools = status.pools.filter((p) => p.node === node.id);
     const copies = status.volumes.reduce((n, v) => n + v.replicas.filter((r) => r.node === node.id).length, 0);
     const targets = status.volumes.filter((v) => v.target_node === node.id).length;
+    const labels = Object.entries(node.labels ?? {});
     return h(
       "article",
       { class: "node", "data-key": node.id, "aria-label": `Node ${node.id}, ${node.state}` },
-      h("header", null, h("h3", null, node.id), badge(node.state), spark(history.nodes[node.id])),
+      h("header", null, h("h3", null, node.id), badge(node.state), duty(node), spark(history.nodes[node.id])),
+      labels.length > 0 && h("p", { class: "faint" }, labels.map(([key, value]) => `${key}=${value}`).join(", ")),
       h("p", { class: "faint" }, node.state === "online" ? `${many(copies, "copy", "copies")}, serves ${many(targets, "volume")}, ${node.grpc_endpoint}` : `last heard of ${span(node.last_seen_ms_ago)} ago, ${node.grpc_endpoint}`),
       pools.map(pool),
       pools.length === 0 && h("p", { class: "faint" }, "no pool"),

@@ -21,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tonic::transport::Channel;
 
+#[allow(unused_imports, reason = "each suite uses a part of it")]
 pub use store::{CrashStore, When};
 
 pub const GIB: u64 = 1 << 30;
