@@ -5,8 +5,7 @@ use plan::{Volume, replica_size};
 use tonic::Status;
 use uuid::Uuid;
 
-use crate::reconcile::look;
-use crate::service::LARGEST;
+use crate::create::LARGEST;
 use crate::{Inner, words};
 
 /// Whether a volume may be asked to have `size` bytes. Only what was seen lately is asked: a pool may still refuse.
@@ -15,8 +14,9 @@ pub(crate) fn check(inner: &Inner, id: Uuid, name: &str, size: u64) -> Result<()
         let text = format!("volume {name}: a size of {size} bytes is not possible; it must be a multiple of 4096");
         return Err(Status::invalid_argument(text));
     }
-    let (desired, observed) = look(inner);
-    let Some(volume) = desired.volumes.get(&id) else { return Ok(()) };
+    let (cache, view) = (inner.state.read(), inner.cluster.lock());
+    let observed = &view.observed;
+    let Some(volume) = cache.desired.volumes.get(&id) else { return Ok(()) };
     check_larger(volume, size)?;
     if volume.thin {
         return Ok(());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::v1;
+use block::Bytes;
 use plan::{Life, Publish, Volume};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::Stream;
@@ -411,11 +412,12 @@ impl v1::control_server::Control for Service {
     }
 
     async fn resize_volume(&self, request: Request<v1::ResizeVolumeRequest>) -> Result<Response<v1::Volume>, Status> {
+        let operation = operation(&request)?;
         let v1::ResizeVolumeRequest { name, size } = request.into_inner();
         let id = self.id_of(&name)?;
         resize::check(&self.inner, id, &name, size)?;
         let mut before = 0;
-        self.wish(id, &name, |volume| {
+        self.wish(id, &name, &operation, |volume| {
             // Somebody else may have asked for more meanwhile.
             resize::check_larger(volume, size)?;
             before = volume.size.0;
@@ -425,7 +427,7 @@ impl v1::control_server::Control for Service {
         .await?;
         if before != size {
             let text = format!("volume {name} shall grow from {} to {}", words::bytes(before), words::bytes(size));
-            self.inner.events.note("volume-changed", format!("volume/{name}"), text).await;
+            self.inner.events.note_for(&operation, "volume-changed", format!("volume/{name}"), text).await;
         }
         if !self.wait(id, |v| v.is_none_or(|v| v.usable >= size)).await {
             let reason = words::volume(&self.inner, id).map(|v| v.reason).unwrap_or_default();
