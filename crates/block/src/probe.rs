@@ -1,6 +1,7 @@
-//! Marks and mutants: how the tests prove that they test.
+//! Marks, checks and mutants: how the tests prove that they test.
 //!
 //! * A **mark** stands on a rare path. The simulator counts how often each was reached, and reports those that never were.
+//! * A **check** is an invariant that the simulator has looked at from within.
 //! * A **mutant** is a deliberate defect: `if mutant(Mutant::X)` breaks a rule that a comment beside it names. The simulator
 //!   must catch each one. Without the feature `mutants` (which only the proof of the simulator sets) the question is the
 //!   constant `false` and the defect does not exist in the program.
@@ -29,10 +30,68 @@ probes! {
     Mark {
         /// A member left its volume: the smaller ledger is in force.
         MemberLeft = "member left",
+        /// A thin pool had no room for a write, and its member left.
+        LeftWithoutSpace = "member left, its pool being full",
+        /// The last copy in sync failed, and stayed.
+        LastCopyFailed = "last copy failed and stayed",
+        /// The last copy in sync lost its cache and was opened anew.
+        LastCopyBack = "last copy came back with less and was opened anew",
+        /// A member hung for longer than its deadline, and left.
+        MemberHung = "member left without an answer",
+        /// An answer came for a request that nobody waited for any more.
+        LateAnswer = "answer of a request that was over",
+        /// A read failed on one member and was answered by another.
+        ReadRerouted = "read answered by another member",
+        /// A block that could not be read was written again from another member.
+        ReadRepaired = "unreadable block written again",
+        /// A read where members may differ was copied to the others before it was answered.
+        ReadWrittenThrough = "read copied to the others first",
+        /// A change failed on every member, and its blocks were made equal again.
+        ChangeSpoiled = "change that failed made equal again",
         /// A rebuild lost its source and went on from another member.
-        RebuildSourceDied = "rebuild source died",
+        RebuildSourceDied = "rebuild went on from another source",
+        /// A rebuild copied only what its member lacks.
+        RebuildOfTheRest = "rebuild of the missing regions only",
+        /// The target of a rebuild was lost.
+        RebuildTargetDied = "rebuild lost its target",
+        /// A volume was opened with regions in which members may differ.
+        UncleanOpen = "volume opened after an unclean stop",
         /// A member that lost its cache was set back behind those that have not.
         ShakenSetBack = "member without its cache set back at open",
+        /// A ledger came into force by a majority of its members, without the store.
+        InForceByMajority = "ledger in force without the store",
+        /// A ledger was replaced by the next before it was in force.
+        RecordReplaced = "ledger replaced before it was in force",
+        /// A volume was opened after a ledger of which nobody knows whether it was in force.
+        OpenedInDoubt = "volume opened with sets in doubt",
+        /// A ledger that was found on a member had never come into force.
+        LedgerPassedOver = "ledger passed over at open",
+        /// A slot of a member's ledger could not be read, and no loss of power explains it.
+        LedgerRotten = "rotten ledger slot found at open",
+        /// Members that are older than the ledger in the store were refused.
+        StaleRefused = "stale members refused",
+        /// Too few members in sync could be reached.
+        TooFewRefused = "opening refused, too few members",
+        /// A nexus that was replaced found out and stopped.
+        ReplacedNexusStopped = "replaced nexus stopped",
+        /// A write of a host that does not hold the reservation was refused.
+        GhostRefused = "write without the reservation refused",
+        /// The reservation of another nexus was taken away.
+        ReservationTaken = "reservation taken from another nexus",
+        /// A new association waited for the commands of the one before it.
+        GhostAwaited = "new association waited for commands of the old",
+        /// A pool stopped: a flush or a metadata write failed, or its disk is gone.
+        PoolStopped = "pool stopped",
+        /// A pool was opened from its older checkpoint, the newer one being torn.
+        OlderCheckpoint = "older checkpoint used",
+        /// The journal went on past its checkpoint, and was replayed.
+        JournalReplayed = "journal replayed",
+        /// A journal block that was torn, or never written behind others, ended the replay.
+        JournalTailDropped = "torn tail of the journal dropped",
+        /// The journal was full, and a write waited for a checkpoint.
+        JournalFull = "journal full",
+        /// An allocation found no room.
+        PoolFull = "pool full",
     }
 }
 
@@ -105,10 +164,19 @@ probes! {
         ReuseUnderRequests = "reuse-under-requests",
         /// Zeroes are answered before the record that frees the blocks is written.
         AnswerBeforeUnmap = "answer-before-unmap",
+        /// A member takes writes from whoever sends them, whoever holds the reservation.
+        AcceptAnyWriter = "accept-any-writer",
+        /// A nexus opens its volume without reserving the members.
+        OpenWithoutReserving = "open-without-reserving",
+        /// A new association is answered while commands of the old one may still land.
+        GhostsLand = "ghosts-land",
+        /// A connection that is reset forgets the commands that were on it.
+        DropTicketOnReset = "drop-ticket-on-reset",
     }
 }
 
 thread_local! {
+    static CHECKS: Cell<bool> = const { Cell::new(false) };
     static HITS: [Cell<u64>; Mark::ALL.len()] = const { [const { Cell::new(0) }; Mark::ALL.len()] };
     #[cfg(feature = "mutants")]
     static ACTIVE: Cell<Option<Mutant>> = const { Cell::new(None) };
@@ -125,6 +193,16 @@ pub fn mark(mark: Mark) {
 /// How often each mark was reached on this thread, and starts again from zero.
 pub fn take_marks() -> Vec<(Mark, u64)> {
     HITS.with(|hits| Mark::ALL.iter().map(|m| (*m, hits[*m as usize].take())).collect())
+}
+
+/// Whether invariants are to be looked at from within, on this thread: too dear for the product, and on in the simulator.
+pub fn checks() -> bool {
+    CHECKS.get()
+}
+
+/// Turns that on or off, on this thread.
+pub fn set_checks(on: bool) {
+    CHECKS.set(on);
 }
 
 /// Whether this deliberate defect is on.

@@ -7,6 +7,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use block::probe::{Mark, Mutant, mark, mutant};
 use block::{Fault, Geometry, HostId, Persist, Request, Reservations, Reserve, Ticket, limits};
 use futures_util::lock::Mutex;
 use host::{Disk, DiskRef, LocalFuture, Notify, Reservable};
@@ -138,8 +139,13 @@ impl Guard {
             Gate::Watched => self.state.borrow().allows(host, !matches!(request, Request::Read { .. })),
             Gate::Shut => false,
         };
+        // Rule: only the holder of the reservation writes, whoever asks and by whichever way.
+        let allowed = allowed || mutant(Mutant::AcceptAnyWriter);
         match allowed {
-            false => Err(Fault::Fenced),
+            false => {
+                mark(Mark::GhostRefused);
+                Err(Fault::Fenced)
+            }
             true if request.is_change() => Ok(self.changes.begin()),
             true => Ok(Pass(None)),
         }
@@ -164,6 +170,9 @@ impl Guard {
         let before = next.to_keep();
         next.apply(host, ask)?;
         let after = next.to_keep();
+        if matches!(ask, Reserve::Preempt { .. }) {
+            mark(Mark::ReservationTaken);
+        }
         // Also when nothing seems to change: a caller that gave up may have left something else there.
         if let Some(keep) = self.keep.as_ref().filter(|_| !before.is_empty() || !after.is_empty()) {
             keep.keep(after).await?;

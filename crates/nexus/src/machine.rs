@@ -14,11 +14,13 @@
 //! | `timer` | deadlines |
 //! | `command` | what operators ask |
 //! | `digest` | the state as a number, for searches |
+//! | `invariant` | the promises, looked at from within by the simulator |
 
 mod command;
 mod digest;
 mod flight;
 mod grow;
+mod invariant;
 mod leg;
 mod mark;
 mod record;
@@ -28,7 +30,7 @@ mod timer;
 
 use std::collections::{BTreeSet, VecDeque};
 
-use block::probe::{Mutant, mutant};
+use block::probe::{Mark, Mutant, mark, mutant};
 use block::{BlockSize, Blocks, Bytes, Data, Fault, Features, Geometry, Instant, Outcome, Request, Ticket};
 use slab::Slab;
 use uuid::Uuid;
@@ -219,6 +221,9 @@ impl Nexus {
         // Rule: after an unclean stop the dirty regions of the members in sync may differ, and are made equal.
         let may_differ = in_sync > 1 && !mutant(Mutant::ForgetDirtyMap);
         let unequal = if may_differ { opening.maps.dirty.clone() } else { Bitmap::zeroes(regions) };
+        if !unequal.is_zero() {
+            mark(Mark::UncleanOpen);
+        }
         let mut nexus = Nexus {
             volume: opening.volume,
             size: opening.size,
@@ -375,6 +380,7 @@ impl Nexus {
         if matches!(self.phase, Phase::Fenced | Phase::Closed) {
             return;
         }
+        mark(Mark::ReplacedNexusStopped);
         self.phase = Phase::Fenced;
         out.push(Effect::Changed("a newer nexus owns the volume: this one stops serving".into()));
         self.drop_all(Fault::Fenced, out);

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
+use block::probe::{Mark, mark};
 use block::{BlockRange, Blocks, Data, Fault, Features, Geometry, Lba, Request, Ticket};
 use futures_channel::oneshot;
 use futures_util::lock::Mutex;
@@ -221,6 +222,7 @@ impl Core {
         if matches!(s.phase, Phase::Faulted(_) | Phase::Closed) {
             return;
         }
+        mark(Mark::PoolStopped);
         s.phase = Phase::Faulted(why);
         s.awaited.clear();
         let mut tickets = s.give_up_parked();

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use block::Geometry;
+use block::probe::{Mark, mark};
 use host::DiskRef;
 use uuid::Uuid;
 
@@ -269,6 +270,9 @@ async fn newest_checkpoint(disk: &DiskRef, label: &Label) -> Result<(CheckpointH
         let mut body = io::read(disk, offset + HEADER_BYTES as u64, header.body_len.next_multiple_of(4096)).await?;
         body.truncate(header.body_len as usize);
         let valid = crc32c::crc32c(&body) == header.body_crc;
+        if !valid {
+            mark(Mark::OlderCheckpoint);
+        }
         if valid && found.as_ref().is_none_or(|(best, _)| best.sequence < header.sequence) {
             found = Some((header, body));
         }
@@ -320,7 +324,12 @@ async fn replay(disk: &DiskRef, label: &Label, loaded: &mut Loaded) -> Result<()
                 loaded.last_record = number;
             }
         }
+        mark(Mark::JournalReplayed);
         loaded.next_block = sequence + 1;
+    }
+    // What lies behind the gap was written and lost its predecessor with the power.
+    if blocks.iter().flatten().any(|b| b.sequence > loaded.next_block) {
+        mark(Mark::JournalTailDropped);
     }
     if loaded.last_record < durable {
         let last = loaded.last_record;

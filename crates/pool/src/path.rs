@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use block::probe::{Mutant, mutant};
+use block::probe::{Mark, Mutant, mark, mutant};
 use block::{BlockRange, Buf, Data, Durability, Fault, Request, Ticket};
 
 use crate::core::{Core, Live, Parked, Phase, State, Then, awaited_ticket};
@@ -151,6 +151,7 @@ impl Core {
     fn park(self: &Rc<Core>, id: u32, logical: u32, parked: Parked) {
         let refused = self.state.borrow_mut().park(&self.grace, id, logical, parked);
         if let Some(ticket) = refused {
+            mark(Mark::PoolFull);
             ticket.fail(Fault::NoSpace);
         }
     }

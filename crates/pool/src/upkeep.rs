@@ -4,7 +4,7 @@
 use std::rc::Rc;
 
 use block::Fault;
-use block::probe::{Mutant, mutant};
+use block::probe::{Mark, Mutant, mark, mutant};
 use futures_util::future::join_all;
 use host::DiskExt;
 
@@ -66,6 +66,7 @@ impl Core {
             let (index, bytes, last, then) = match next {
                 Next::Idle => return,
                 Next::Full => {
+                    mark(Mark::JournalFull);
                     self.kick(Duty::Checkpoint);
                     self.room.notified().await;
                     continue;

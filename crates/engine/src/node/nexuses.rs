@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
+use block::probe::{Mark, mark};
 use block::{Bytes, limits};
 use futures_util::future::join_all;
 use host::DiskRef;
@@ -380,6 +381,7 @@ impl Node {
         let name = device_name(uuid);
         self.unshare_device(&name).await;
         drop(self.registry.remove(&name));
+        mark(Mark::LastCopyBack);
         nexus.abandon();
         let lost = NexusState::Lost { reason: format!("its last good copy {uri} has to be opened anew") };
         let before = self.update(uuid, |slot| {

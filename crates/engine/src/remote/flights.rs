@@ -191,6 +191,15 @@ impl Flights {
         }
     }
 
+    /// Forgets the requests of these parts, and their tickets: a deliberate defect, see [`block::probe`].
+    pub(super) fn forget(&mut self, parts: &[Part]) {
+        for part in parts {
+            if self.flights.get(part.flight).is_some_and(|f| f.serial == part.serial) {
+                drop(self.flights.remove(part.flight));
+            }
+        }
+    }
+
     /// A part was answered.
     pub(super) fn done(&mut self, part: Part, reply: Reply, data: Option<BufMut>, answers: &mut Answers) {
         let Some(flight) = self.flights.get_mut(part.flight).filter(|f| f.serial == part.serial) else { return };

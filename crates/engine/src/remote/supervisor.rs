@@ -6,6 +6,7 @@ use std::io;
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
+use block::probe::{Mutant, mutant};
 use block::{Blocks, Fault, Geometry, Request, Ticket};
 use futures_channel::oneshot;
 use futures_util::future::{Either, select};
@@ -268,8 +269,13 @@ impl<P: Protocol> Inner<P> {
     fn take_down(&self) -> Option<Association<P>> {
         let association = self.association.borrow_mut().take()?;
         association.end();
-        let orphans = association.connections.iter().flat_map(|connection| connection.orphans()).collect();
-        self.flights.borrow_mut().again(orphans);
+        let orphans: Vec<_> = association.connections.iter().flat_map(|connection| connection.orphans()).collect();
+        // Rule: what was on a connection that ended is sent again, or answered.
+        if mutant(Mutant::DropTicketOnReset) {
+            self.flights.borrow_mut().forget(&orphans);
+        } else {
+            self.flights.borrow_mut().again(orphans);
+        }
         Some(association)
     }
 

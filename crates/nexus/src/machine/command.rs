@@ -1,6 +1,6 @@
 //! What operators and the control plane ask.
 
-use block::probe::{Mutant, mutant};
+use block::probe::{Mark, Mutant, mark, mutant};
 use block::{Fault, Instant};
 use thiserror::Error;
 use uuid::Uuid;
@@ -205,6 +205,9 @@ impl Nexus {
         }
         member.step(Event::Start);
         member.map_from = from;
+        if member.missing.count() < shape.regions() {
+            mark(Mark::RebuildOfTheRest);
+        }
         let copier = Copier::new(&member.missing, &shape, now, serial);
         member.job = Some(Job { state: RebuildState::Running, copier });
         let text = format!("rebuild of member {} starts: {} regions", member.uuid, member.missing.count());

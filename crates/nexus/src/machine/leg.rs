@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use block::probe::{Mutant, mutant};
+use block::probe::{Mark, Mutant, mark, mutant};
 use block::{Fault, Instant, Outcome};
 
 use super::flight::{FlightId, Kind, LegState, Step, SyncFor};
@@ -35,6 +35,9 @@ impl Nexus {
             f.legs.iter_mut().find(|l| l.member == member && l.state == LegState::Waiting).map(|leg| (step, leg))
         });
         // No leg: the flight is over, or the member left meanwhile; the late answer means nothing.
+        if leg.is_none() {
+            mark(Mark::LateAnswer);
+        }
         if let Some((step, leg)) = leg {
             match outcome {
                 Ok(data) if step == Step::Reading => {
@@ -116,7 +119,14 @@ impl Nexus {
         }
         // Rule: the last copy in sync stays.
         if state.counts() && !others && !mutant(Mutant::DropLastCopy) {
+            mark(Mark::LastCopyFailed);
             return false;
+        }
+        match reason {
+            Reason::NoSpace => mark(Mark::LeftWithoutSpace),
+            Reason::Hung => mark(Mark::MemberHung),
+            _ if state == MemberState::Rebuilding => mark(Mark::RebuildTargetDied),
+            _ => {}
         }
         let m = &mut self.members[m];
         m.step(Event::Leave(reason));

@@ -3,7 +3,7 @@
 use std::hash::{Hash, Hasher};
 use std::time::Duration;
 
-use block::probe::{Mutant, mutant};
+use block::probe::{Mark, Mutant, mark, mutant};
 use block::{Buf, Durability, Fault, Instant, Request};
 
 use super::flight::{Kind, LegState};
@@ -93,8 +93,11 @@ impl Nexus {
         let before = std::mem::replace(&mut r.set, set);
         // Rule: a record that was sent may be found by the next nexus, so its set still counts.
         let known = r.bases.contains(&before) || mutant(Mutant::ForgetDoubt);
-        if !r.in_force && r.ledger.is_some() && !known {
-            r.bases.push(before);
+        if !r.in_force && r.ledger.is_some() {
+            mark(Mark::RecordReplaced);
+            if !known {
+                r.bases.push(before);
+            }
         }
         r.in_force = false;
         r.version = r.next;
@@ -163,6 +166,9 @@ impl Nexus {
         if !counts || r.in_force {
             return false;
         }
+        if r.stored < Some(version) {
+            mark(Mark::InForceByMajority);
+        }
         self.come_into_force(out);
         true
     }
@@ -177,6 +183,7 @@ impl Nexus {
             let member = self.member_mut(id).expect("one of the members");
             match state {
                 MemberState::Leaving(reason) => {
+                    mark(Mark::MemberLeft);
                     member.step(Event::InForce);
                     let text = format!("member {} is out ({reason}), recorded in ledger {version}", member.uuid);
                     out.push(Effect::Changed(text));

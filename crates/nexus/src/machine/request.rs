@@ -1,6 +1,6 @@
 //! Clients' requests: reads, changes, flushes.
 
-use block::probe::{Mutant, mutant};
+use block::probe::{Mark, Mutant, mark, mutant};
 use block::{BlockRange, Data, Durability, Fault, Outcome, Request, Ticket};
 
 use super::flight::{Kind, Leg, LegState, Step};
@@ -108,6 +108,11 @@ impl Nexus {
         self.last_read = member;
         let since = self.now;
         let flight = self.flight(id);
+        match flight.kind {
+            _ if flight.tried.is_empty() => {}
+            Kind::Copy { to: Some(_), .. } => mark(Mark::RebuildSourceDied),
+            _ => mark(Mark::ReadRerouted),
+        }
         flight.step = Step::Reading;
         flight.legs.clear();
         flight.legs.push(Leg { member, state: LegState::Waiting, since, attempts: 0 });
@@ -116,6 +121,7 @@ impl Nexus {
 
     /// A member returned what was asked.
     pub(super) fn read_done(&mut self, id: u32, member: MemberId, data: Data, out: &mut Outbox) {
+        self.check_reader(id, member);
         let flight = self.flight(id);
         let (range, mode) = flight.lock.expect("a read holds its lock");
         let is_skipped = matches!(flight.kind, Kind::Read) && mutant(Mutant::ReadWithoutCopy);
@@ -124,6 +130,9 @@ impl Nexus {
             Kind::Copy { to: Some(to), .. } => vec![to],
             // Rule: where members may differ, what is read is on all of them before it is answered.
             Kind::Copy { to: None, .. } | Kind::Read if mode == Mode::Exclusive && !is_skipped => {
+                if flight.ticket.is_some() {
+                    mark(Mark::ReadWrittenThrough);
+                }
                 self.members.iter().filter(|m| m.state.counts() && m.id != member).map(|m| m.id).collect()
             }
             _ => {
@@ -132,7 +141,11 @@ impl Nexus {
                     out.push(Effect::Answer(ticket, Ok(data.clone())));
                 }
                 let in_sync = |id: &MemberId| self.member(*id).is_some_and(|m| m.state == MemberState::InSync);
-                bad.into_iter().filter(in_sync).collect()
+                let bad: Vec<MemberId> = bad.into_iter().filter(in_sync).collect();
+                if !bad.is_empty() {
+                    mark(Mark::ReadRepaired);
+                }
+                bad
             }
         };
         if targets.is_empty() {
@@ -232,6 +245,9 @@ impl Nexus {
     /// The end of a flight: answers its client, gives its blocks back, and does what depends on it.
     pub(super) fn finish(&mut self, id: u32, outcome: Outcome, out: &mut Outbox) {
         let flight = self.flights.remove(id as usize);
+        if outcome.is_ok() {
+            self.check_acknowledgement(&flight);
+        }
         if is_client(&flight.kind) {
             self.clients -= 1;
         }

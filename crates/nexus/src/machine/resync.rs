@@ -1,6 +1,6 @@
 //! Copying: rebuilds, and making members in sync equal after an unclean stop or a change that failed.
 
-use block::probe::{Mutant, mutant};
+use block::probe::{Mark, Mutant, mark, mutant};
 use block::{BlockRange, Blocks, Fault, Instant, Request};
 
 use super::flight::{Kind, SyncFor};
@@ -165,6 +165,7 @@ impl Nexus {
     pub(super) fn spoil(&mut self, range: BlockRange) {
         let shape = self.shape;
         let counting = self.members.iter().filter(|m| m.state.counts()).count();
+        mark(Mark::ChangeSpoiled);
         for region in shape.touched(range) {
             if counting > 1 {
                 self.unequal.set(region);

@@ -1,5 +1,6 @@
 //! Connect (Base 6.3): a connection becomes the admin queue of a new controller, or an I/O queue of one.
 
+use block::probe::{Mark, Mutant, mark, mutant};
 use block::{Buf, limits};
 
 use super::connection::{Flow, Role, Stage, Timer};
@@ -55,7 +56,9 @@ impl Target {
         } else {
             Flow::Controlled { head: 0, entries }
         };
-        if sqe.queue_id.get() == 0 && self.is_blocked(controller) {
+        // Rule: a new association of a host waits until nothing of the old one can land any more.
+        if sqe.queue_id.get() == 0 && self.is_blocked(controller) && !mutant(Mutant::GhostsLand) {
+            mark(Mark::GhostAwaited);
             self.set_state(controller, State::Waiting);
             self.connection(id).slots.set(slot, Work::Held);
             self.held.push(Held { connection: id, slot, controller });

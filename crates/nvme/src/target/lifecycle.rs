@@ -1,5 +1,6 @@
 //! How subsystems, controllers and connections end, and what waits for their end.
 
+use block::probe::{Mutant, mutant};
 use block::{Geometry, Instant, limits};
 
 use super::connection::{FINISHING, Stage, TERMINATION, Timer};
@@ -271,7 +272,7 @@ impl Target {
         }
         let held = std::mem::take(&mut self.held);
         for h in held {
-            if self.is_blocked(h.controller) {
+            if self.is_blocked(h.controller) && !mutant(Mutant::GhostsLand) {
                 self.held.push(h);
             } else {
                 self.set_state(h.controller, State::Disabled);
