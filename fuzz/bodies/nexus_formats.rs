@@ -78,8 +78,13 @@ fn opening(bytes: &[u8]) {
     let store = u64::from_le_bytes(store.try_into().expect("eight bytes"));
     let store = (store != 0).then(|| nexus::ledger::Version::from_number(block::Generation(store)));
     let members = rest.chunks(256).take(4).enumerate();
-    let found: Vec<Found> =
-        members.map(|(i, b)| Found { member: Uuid::from_u128(i as u128 + 1), ledger: slot(b), older: None }).collect();
+    let found = members.map(|(i, b)| Found {
+        member: Uuid::from_u128(i as u128 + 1),
+        ledger: slot(b),
+        older: None,
+        rotten: false,
+    });
+    let found: Vec<Found> = found.collect();
     if let Ok(Decision::Serve { ledger, in_sync, bases, .. }) = decide(&found, store) {
         assert!(!in_sync.is_empty() && !bases.is_empty());
         assert!(in_sync.iter().all(|m| found.iter().any(|f| f.member == *m && f.ledger.is_some())));

@@ -1,6 +1,6 @@
 //! May the volume be served from what can be reached, and by whom? docs/replication.md, section 3.2.
 
-use block::probe::{Mutant, mutant};
+use block::probe::{Mark, Mutant, mark, mutant};
 use thiserror::Error;
 use uuid::Uuid;
 
@@ -16,6 +16,9 @@ pub struct Found {
     /// The ledger in its other slot. It counts only when the store has this very one: then a record of a nexus that died
     /// reached the store late, after a later nexus had looked there and recorded over it.
     pub older: Option<Ledger>,
+    /// A slot of its ledger can not be read, and no loss of power tore it: it may have held a newer ledger than the one that
+    /// is left. What is left says nothing against newer ledgers, nor that there is none.
+    pub rotten: bool,
 }
 
 /// The answer.
@@ -109,7 +112,11 @@ pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refus
         if store != Some(ledger.version) {
             bases.extend(ledger.doubts.iter().cloned());
         }
-        if !is_refuted(ledger, found, store) {
+        let refuted = is_refuted(ledger, found, store);
+        if refuted {
+            mark(Mark::LedgerPassedOver);
+        }
+        if !refuted {
             chosen = Some(ledger);
         } else if before.as_ref().is_none_or(|b| b.version < ledger.parent) {
             let set = ledger.doubts.first().cloned().unwrap_or_default();
@@ -130,11 +137,15 @@ pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refus
     let own = |s: Version| found.iter().filter_map(|f| f.ledger.as_ref()).any(|l| unaware(l, s));
     // Rule: what is older than the store knows is stale.
     if let Some(store) = store.filter(|&s| s > version && !own(s) && !mutant(Mutant::ServeOlderThanStore)) {
+        mark(Mark::StaleRefused);
         return Err(Refusal::Stale { store, found: version });
     }
     let seen: Set = found.iter().filter(|f| f.ledger.is_some()).map(|f| f.member).collect();
     let here: Set = seen.intersection(&set).copied().collect();
-    let few = |why| Refusal::TooFew { version, wanted: set.len(), found: here.len(), why };
+    let few = |why| {
+        mark(Mark::TooFewRefused);
+        Refusal::TooFew { version, wanted: set.len(), found: here.len(), why }
+    };
     if here.is_empty() {
         return Err(few(""));
     }
@@ -144,8 +155,21 @@ pub fn decide(found: &[Found], store: Option<Version>) -> Result<Decision, Refus
     // What the store has is in force, and whoever recorded it knew all that was in force before.
     bases.retain(|base| *base != set && store != Some(version));
     bases.insert(0, set.clone());
+    if bases.len() > 1 {
+        mark(Mark::OpenedInDoubt);
+    }
     // Rule: less than half of a set never serves: the others may have gone on.
     let too_few = bases.iter().any(|base| 2 * seen.intersection(base).count() < base.len());
+    // Rule: a newer ledger of which only rotten slots can tell never leaves out a member that serves. It holds more than half
+    // of a base, so it is told by half of the base; and of two members, or one, it holds all.
+    let rotten: Set = found.iter().filter(|f| f.rotten).map(|f| f.member).collect();
+    let untold = |base: &Set| {
+        let sound = seen.intersection(base).filter(|m| !rotten.contains(*m)).count();
+        2 * sound < base.len() && (sound > 0 || base.len() > 2) && !rotten.is_disjoint(base)
+    };
+    if bases.iter().any(untold) {
+        return Err(few("; a ledger of those that can be has rotted, and may have told of a newer one"));
+    }
     if too_few && !mutant(Mutant::ServeLoneStale) {
         return Err(few("; more than half of a set may have gone on without them"));
     }
@@ -189,11 +213,11 @@ fn is_refuted(ledger: &Ledger, found: &[Found], store: Option<Version>) -> bool 
     let set = ledger.in_sync();
     let lacking = found.iter().filter(|f| set.contains(&f.member)).any(|f| match &f.ledger {
         Some(newest) if newest.version == ledger.version => newest != ledger,
-        Some(newest) if newest.version < ledger.version => true,
+        Some(newest) if newest.version < ledger.version => !f.rotten,
         // A later nexus found the member without it.
         Some(newest) => unknown_to(newest, ledger.version) && newest.in_sync().contains(&f.member),
         // Only before the first record came into force can a labelled member have none.
-        None => ledger.parent == Version::default(),
+        None => ledger.parent == Version::default() && !f.rotten,
     });
     // Members first, then the store: a store that is asked and has less knows that it was not needed.
     lacking || (store.is_some() && ledger.doubts.iter().any(|base| !is_majority(&set, base)))
@@ -234,7 +258,7 @@ mod tests {
         }
     }
     fn found(member: Uuid, ledger: &Ledger) -> Found {
-        Found { member, ledger: Some(ledger.clone()), older: None }
+        Found { member, ledger: Some(ledger.clone()), older: None, rotten: false }
     }
     fn served(d: Result<Decision, Refusal>) -> Vec<Uuid> {
         match d {
@@ -314,6 +338,35 @@ mod tests {
         assert!(decide(&[found(B, &old)], Some(late.version)).is_err(), "B is stale");
     }
 
+    /// C left by ledger 6, of which the store has not heard. On B the slot with it has rotted.
+    #[test]
+    fn a_rotten_slot_says_nothing_against_a_newer_ledger() {
+        let old = ledger(5, &[A, B, C], &[]);
+        let new = ledger(6, &[A, B], &[&[A, B, C]]);
+        let rotten = |member| Found { rotten: true, ..found(member, &old) };
+        let all = [found(A, &new), rotten(B), found(C, &old)];
+        assert_eq!(served(decide(&all, Some(v(5)))), [A, B], "not C, which is behind");
+        assert!(
+            matches!(decide(&[rotten(B), found(C, &old)], Some(v(5))), Err(Refusal::TooFew { .. })),
+            "A would tell"
+        );
+        assert!(decide(&[rotten(A), rotten(B), found(C, &old)], Some(v(5))).is_err(), "nobody tells");
+        let torn = [found(A, &new), found(B, &old), found(C, &old)];
+        assert_eq!(served(decide(&torn, Some(v(5)))), [A, B, C], "B never had it: it was not in force");
+    }
+
+    #[test]
+    fn rot_on_the_only_copies_of_one_or_two_does_not_lock_the_volume_up() {
+        for members in [&[A][..], &[A, B]] {
+            let l = ledger(5, members, &[]);
+            let all: Vec<Found> = members.iter().map(|m| Found { rotten: true, ..found(*m, &l) }).collect();
+            assert_eq!(served(decide(&all, Some(v(5)))), members);
+        }
+        // One recorded without the other needs the store, which knows nothing newer.
+        let l = ledger(5, &[A, B], &[]);
+        assert_eq!(served(decide(&[Found { rotten: true, ..found(A, &l) }], Some(v(5)))), [A]);
+    }
+
     #[test]
     fn two_writers_of_one_version_are_refused() {
         let one = ledger(6, &[A], &[&[A, B]]);
@@ -324,10 +377,10 @@ mod tests {
     #[test]
     fn a_first_record_that_did_not_reach_all_is_no_record() {
         let first = Ledger { parent: v(0), ..ledger(1 << 20, &[A, B], &[]) };
-        let all = [found(A, &first), Found { member: B, ledger: None, older: None }];
+        let all = [found(A, &first), Found { member: B, ledger: None, older: None, rotten: false }];
         assert_eq!(decide(&all, None), Ok(Decision::Fresh));
         let later = ledger((1 << 20) + 1, &[A, B], &[&[A, B]]);
-        let all = [found(A, &later), Found { member: B, ledger: None, older: None }];
+        let all = [found(A, &later), Found { member: B, ledger: None, older: None, rotten: false }];
         assert!(matches!(decide(&all, None), Err(Refusal::TooFew { found: 1, .. })), "B's slots are damaged");
     }
 }

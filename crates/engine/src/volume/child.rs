@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use block::probe::{Mark, mark};
 use block::{BlockRange, BlockSize, Buf, Bytes, Durability, Fault};
 use host::{DiskExt, DiskRef, Host};
 use nexus::label::{self, Label, Layout, Probe};
@@ -23,6 +24,8 @@ pub(super) struct Look {
     pub ledger: Option<Ledger>,
     /// The ledger in the other slot.
     pub older: Option<Ledger>,
+    /// A slot of its ledger has rotted; see [`nexus::open::Found::rotten`].
+    pub rotten: bool,
     /// The ledger slot that may be overwritten.
     pub slot: usize,
     /// The life of its cache in which it was last known to lack nothing, as far as it was noted.
@@ -64,34 +67,43 @@ fn io(what: &'static str) -> impl Fn(Fault) -> Unfit {
     move |fault| Unfit::Io(format!("{what}: {fault}"))
 }
 
-/// Reads a child's label and what belongs to it.
+/// Reads a child's label and what belongs to it. `limit` is the time for each answer.
 pub(super) async fn look(host: &Host, disk: &DiskRef, volume: Uuid, limit: Duration) -> Result<Look, Unfit> {
-    let look = look_now(host, disk, volume);
-    host.timeout(limit, look).await.unwrap_or_else(|| Err(Unfit::Io("the device does not answer".into())))
-}
-
-async fn look_now(host: &Host, disk: &DiskRef, volume: Uuid) -> Result<Look, Unfit> {
+    // Rule: a member that is slow is no member that is away: each answer has its time, not all of them together. Without it
+    // the volume might be served from those that have lost more.
+    let read = async |range: BlockRange| {
+        let read = host.timeout(limit, disk.read(range)).await;
+        read.unwrap_or(Err(Fault::TimedOut))
+    };
     let geometry = disk.geometry();
     let layout = Layout::new(geometry.block_size, geometry.blocks).map_err(|e| Unfit::Never(e.to_string()))?;
-    let front = disk.read(layout.probe_front()).await.map_err(io("reading the label"))?;
-    let back = disk.read(layout.back()).await.map_err(io("reading the backup label"))?;
+    let front = read(layout.probe_front()).await.map_err(io("reading the label"))?;
+    let back = read(layout.back()).await.map_err(io("reading the backup label"))?;
     let probe = label::probe(&front, &back, &layout);
     let link = Link { disk: disk.clone(), layout, meter: Meter::new(host, geometry.block_size) };
     let run = disk.run().unwrap_or_else(|| host.boot_id());
-    let mut look = Look { link, probe, member: None, ledger: None, older: None, slot: 0, noted: None, run };
+    let mut look =
+        Look { link, probe, member: None, ledger: None, older: None, rotten: false, slot: 0, noted: None, run };
     if !matches!(&look.probe, Probe::Labelled { label, .. } if label.volume == volume) {
         return Ok(look);
     }
     let meta = layout.meta();
     let at = |range: BlockRange| range.shifted(meta.start - block::Lba(0));
-    let identity = disk.read(at(meta::identity(geometry.block_size))).await.map_err(io("reading the identity"))?;
+    let identity = read(at(meta::identity(geometry.block_size))).await.map_err(io("reading the identity"))?;
     let identity = Identity::decode(&identity).filter(|i| i.volume == volume);
     look.member = identity.map(|i| i.member);
-    let noted = disk.read(at(meta::cache_note(geometry.block_size))).await.map_err(io("reading the identity"))?;
+    let noted = read(at(meta::cache_note(geometry.block_size))).await.map_err(io("reading the identity"))?;
     look.noted = CacheNote::decode(&noted).filter(|n| n.volume == volume).map(|n| n.run);
     let mut damaged = 0;
     for slot in 0..2 {
-        let bytes = disk.read(at(meta::slot(geometry.block_size, slot))).await.map_err(io("reading the ledger"))?;
+        let bytes = match read(at(meta::slot(geometry.block_size, slot))).await {
+            // The other slot may do. This one can be read again once it is written.
+            Err(Fault::Medium) => {
+                damaged += 1;
+                continue;
+            }
+            read => read.map_err(io("reading the ledger"))?,
+        };
         let Some(ledger) = Ledger::decode(&bytes).filter(|l| l.volume == volume) else {
             damaged += u32::from(bytes.iter().any(|b| *b != 0));
             continue;
@@ -105,6 +117,11 @@ async fn look_now(host: &Host, disk: &DiskRef, volume: Uuid) -> Result<Look, Unf
     }
     if damaged == 2 {
         return Err(Unfit::Io("both copies of its ledger are damaged".into()));
+    }
+    // A slot that power tore was not in force. Without a loss of power since it was last known to be whole, it has rotted.
+    look.rotten = damaged > 0 && !look.is_shaken();
+    if look.rotten {
+        mark(Mark::LedgerRotten);
     }
     Ok(look)
 }
@@ -169,12 +186,15 @@ pub(super) async fn enlarge(
     Ok(link)
 }
 
-/// Reads a member's dirty map.
+/// Reads a member's dirty map. What can not be read counts as dirty, like a sector that is damaged; it is written anew.
 pub(super) async fn read_maps(link: &Link, volume: Uuid, shape: &Shape) -> Result<Maps, Fault> {
     let range = meta::map(shape.block_size, shape.units()).shifted(link.layout.meta().start - block::Lba(0));
     let mut bytes = Vec::new();
     for piece in pieces(range, MAP_PIECE, shape.block_size) {
-        bytes.extend_from_slice(&link.disk.read(piece).await?);
+        match link.disk.read(piece).await {
+            Err(Fault::Medium) => bytes.resize(bytes.len() + shape.block_size.bytes_of(piece.len).0 as usize, 0xff),
+            read => bytes.extend_from_slice(&read?),
+        }
     }
     Ok(Maps::decode(&bytes, volume, shape))
 }

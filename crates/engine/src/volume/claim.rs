@@ -15,7 +15,8 @@ const ATTEMPTS: usize = 2 * limits::REGISTRANTS;
 /// device without reservations is left as it is.
 pub(super) async fn claim(host: &Host, disk: &DiskRef, key: u64, limit: Duration) -> Result<(), String> {
     let Some(device) = disk.reservable() else { return Ok(()) };
-    match host.timeout(limit, take(device, key)).await {
+    // Several commands, each of which writes. A member that hangs was found out before.
+    match host.timeout(limit * 4, take(device, key)).await {
         None => Err("reserving it: the device does not answer".into()),
         Some(Err(Fault::Fenced)) => Err("reserving it: others take it at the same time".into()),
         Some(done) => done.map_err(|fault| format!("reserving it: {fault}")),

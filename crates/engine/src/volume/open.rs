@@ -39,7 +39,11 @@ pub(super) async fn open(host: &Host, spec: NexusSpec) -> Result<Rc<Pump>, Nexus
     // Rule: a member is first made this nexus's own, and then looked at. What is found then is all that its former writers
     // have done and ever will.
     let key = host.random().max(1);
-    let lost = claim_all(host, &spec, &candidates, key).await;
+    let lost = if mutant(Mutant::OpenWithoutReserving) {
+        BTreeMap::new()
+    } else {
+        claim_all(host, &spec, &candidates, key).await
+    };
     let mut candidates = look_all(host, &spec, &lost).await?;
     let block_size = check_children(nexus, &candidates, spec.force)?;
     let mut opening = plan(host, &spec, block_size, &mut candidates).await?;
@@ -134,7 +138,10 @@ async fn claim_all(host: &Host, spec: &NexusSpec, candidates: &[Candidate], key:
 /// The ledgers that were found.
 fn found(candidates: &[Candidate]) -> Vec<Found> {
     let looks = candidates.iter().filter_map(|c| c.look.as_ref().ok());
-    let found = |l: &Look| l.member.map(|member| Found { member, ledger: l.ledger.clone(), older: l.older.clone() });
+    let found = |l: &Look| {
+        let (ledger, older, rotten) = (l.ledger.clone(), l.older.clone(), l.rotten);
+        l.member.map(|member| Found { member, ledger, older, rotten })
+    };
     looks.filter_map(found).collect()
 }
 

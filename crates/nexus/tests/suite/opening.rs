@@ -14,7 +14,8 @@ use crate::device::{Device, VOLUME};
 
 /// What was found on some devices.
 pub fn found(devices: &[Device], reachable: &[usize]) -> Vec<Found> {
-    let look = |d: &Device| Found { member: d.uuid, ledger: d.ledger(), older: d.slots[d.free_slot()].clone() };
+    let look =
+        |d: &Device| Found { member: d.uuid, ledger: d.ledger(), older: d.slots[d.free_slot()].clone(), rotten: false };
     reachable.iter().map(|&at| look(&devices[at])).collect()
 }
 
