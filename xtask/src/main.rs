@@ -45,8 +45,8 @@ enum Chore {
     },
     /// Check that each crate uses only the crates that its layer allows
     Layers,
-    /// Switch on each deliberate defect in turn: a suite must catch it
-    Mutants,
+    /// Switch on each deliberate defect in turn: the suites of the crates and whole clusters must catch it
+    Mutants(mutants::Args),
     /// The quick checks before a push: formatting, lints, layers, unit tests
     Prepush,
 }
@@ -60,7 +60,7 @@ fn main() -> std::process::ExitCode {
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Planner { args } => test::planner(&args),
         Chore::Layers => layers::check(),
-        Chore::Mutants => mutants::run(),
+        Chore::Mutants(args) => mutants::run(&args),
         Chore::Prepush => test::prepush(),
     };
     match result {

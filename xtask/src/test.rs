@@ -51,6 +51,9 @@ pub struct Chaos {
     /// Which faults, and when [default: another one each time]
     #[arg(long)]
     seed: Option<u64>,
+    /// Spoil one block of one copy in the end: the run must fail, which shows that it can
+    #[arg(long)]
+    defect: bool,
 }
 
 /// One suite: what it needs, and how it runs.
@@ -82,7 +85,9 @@ pub fn run(args: &Args) -> Result<()> {
         suite(args.rest, packages::REST, Release, rest::run),
         suite(args.protocols, packages::PROTOCOLS, Release, || harness("protocols")),
         suite(args.csi, packages::CSI, Release, csi),
-        suite(args.chaos, packages::CHAOS, Release, || run_chaos(&Chaos { seconds: 75, seed: Option::None })),
+        suite(args.chaos, packages::CHAOS, Release, || {
+            run_chaos(&Chaos { seconds: 75, seed: Option::None, defect: false })
+        }),
         suite(args.guest, packages::GUEST, Release, guest),
     ];
     if suites.iter().any(|s| s.wanted) {
@@ -114,6 +119,9 @@ fn run_chaos(args: &Chaos) -> Result<()> {
     let mut words = vec!["run", "--locked", "-p", "chaos", "--", "--seconds", &seconds];
     if let Some(seed) = &seed {
         words.extend(["--seed", seed]);
+    }
+    if args.defect {
+        words.push("--defect");
     }
     cargo(&words)
 }

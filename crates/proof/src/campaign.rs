@@ -12,7 +12,7 @@ use crate::oracle::Wrong;
 use crate::{Report, Scenario, Tape, run, shrink};
 
 /// Threads that run seeds. A world lives on one thread.
-const THREADS: usize = 2;
+pub(crate) const THREADS: usize = 2;
 
 /// Which seeds to run.
 pub struct Campaign {
@@ -71,13 +71,20 @@ impl Tally {
         }
     }
 
+    /// Whether each rare path was reached at least once.
+    pub fn has_all_marks(&self) -> bool {
+        Mark::ALL.iter().all(|mark| self.marks.get(mark).is_some_and(|hits| *hits > 0))
+    }
+
     /// Which rare paths were reached, and how often.
     pub fn marks_table(&self) -> String {
         let row = |(mark, hits): (&Mark, &u64)| {
             let never = if *hits == 0 { "  NEVER" } else { "" };
             format!("{:<44} {hits:>10}{never}\n", mark.name())
         };
-        self.marks.iter().map(row).collect()
+        let reached = self.marks.values().filter(|hits| **hits > 0).count();
+        let table: String = self.marks.iter().map(row).collect();
+        format!("{table}{reached} of {} rare paths reached\n", Mark::ALL.len())
     }
 }
 

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use block::{BlockRange, BlockSize, Buf, Durability, Fault, Request};
+use block::{BlockRange, BlockSize, Buf, Durability, Fault, Instant, Request};
 use engine::remote::{self, RemoteDisk, RemoteOptions, RemoteSpec, RemoteState};
 use futures_util::future::join_all;
 use host::{DiskExt, Host, Notify};
@@ -28,6 +28,10 @@ pub struct Client {
     blocks: u64,
     work: Work,
     next_write: Cell<u64>,
+    /// The node to which requests went last.
+    last_node: RefCell<String>,
+    /// Since when they go there, when no change was answered there yet.
+    moved: Cell<Option<Instant>>,
     /// Requests that were answered well.
     pub done: Cell<u64>,
 }
@@ -54,6 +58,8 @@ pub fn start(shared: &Rc<Shared>, host: Host, name: &str, volume: Uuid, tag: u64
         blocks,
         work: shared.scenario.work.clone(),
         next_write: Cell::new(1),
+        last_node: RefCell::default(),
+        moved: Cell::new(None),
         done: Cell::new(0),
     });
     host.spawn(run(client.clone()));
@@ -141,6 +147,9 @@ impl Client {
             }
         });
         shared.trace.note(shared.watcher.now(), &self.name, "connected", &[], || node.clone());
+        if self.last_node.replace(node.clone()) != node {
+            self.moved.set(Some(shared.watcher.now()));
+        }
         Some(Link { disk, node, broken })
     }
 
@@ -182,11 +191,30 @@ impl Client {
         }
     }
 
+    /// Whether the block is one of those that are used. The others stay zeroes.
+    fn is_used(&self, lba: u64) -> bool {
+        let runs = self.work.blocks.min(self.blocks).div_ceil(8);
+        let stride = self.blocks / runs;
+        lba / stride < runs && lba % stride < 8
+    }
+
+    /// Whole extents, which a pool takes back when they are cleared.
+    fn pick_wide(&self) -> Option<BlockRange> {
+        let extent = (1 << 20) / u64::from(self.block_size.bytes());
+        let count = self.blocks / extent;
+        let first = self.host.random().checked_rem(count)?;
+        Some(BlockRange::new(first * extent, extent * (1 + self.host.random() % (count - first).min(3))))
+    }
+
     async fn change(&self, shared: &Rc<Shared>, link: &Link, range: BlockRange) {
-        let lbas = || range.start.0..range.end().0;
-        let mut zero = self.host.random() % 100 < self.work.zeroes;
+        let used = |range: BlockRange| (range.start.0..range.end().0).filter(|lba| self.is_used(*lba));
         let calm = |lba| shared.oracle.history(self.volume, |h| Ok(h.is_calm(lba))) == Some(true);
-        zero &= lbas().all(calm);
+        let mut zero = self.host.random() % 100 < self.work.zeroes;
+        let wide = if zero && self.host.random().is_multiple_of(3) { self.pick_wide() } else { None };
+        let wide = wide.filter(|range| used(*range).all(calm));
+        zero &= wide.is_some() || used(range).all(calm);
+        let range = wide.unwrap_or(range);
+        let lbas = || used(range);
         let durability =
             if self.host.random() % 100 < self.work.forced { Durability::Durable } else { Durability::Volatile };
         let write = self.next_write.replace(self.next_write.get() + 1);
@@ -226,6 +254,13 @@ impl Client {
         self.done.set(self.done.get() + 1);
         shared.oracle.acknowledged_by(self.volume, &link.node, asked.0);
         shared.observe_ledger(self.volume, &link.node);
+        if let Some(since) = self.moved.take() {
+            // Rule: a nexus that was replaced writes no more.
+            shared.oracle.history(self.volume, |h| {
+                h.over(since.0, now.0);
+                Ok(())
+            });
+        }
         for lba in lbas() {
             shared.oracle.history(self.volume, |h| h.answer(lba, write, forced, asked.0, now.0));
         }
@@ -274,9 +309,12 @@ impl Client {
             if !self.read(shared, link, range).await {
                 return false;
             }
-            self.change(shared, link, range).await;
-            if !self.read(shared, link, range).await {
-                return false;
+            // Half of them are left as they are: the copies are compared afterwards.
+            if run % 2 == 0 {
+                self.change(shared, link, range).await;
+                if !self.read(shared, link, range).await {
+                    return false;
+                }
             }
         }
         self.flush(shared, link).await && !link.broken.get()

@@ -16,6 +16,7 @@ mod operator;
 pub mod oracle;
 mod panics;
 pub mod payload;
+mod rot;
 mod run;
 pub mod scenario;
 pub mod shrink;

@@ -102,8 +102,15 @@ impl Oracle {
     }
 
     /// A nexus recorded a ledger and the store took it. The new set must share a member with the one before: the good
-    /// copies are never all dropped at once (invariant 4).
-    pub fn recorded(&self, volume: Uuid, node: &str, before: &BTreeSet<Uuid>, after: &BTreeSet<Uuid>, now: u64) {
+    /// copies are never all dropped at once (invariant 4). `opened` when it is the first of another opening.
+    pub fn recorded(
+        &self,
+        (volume, node): (Uuid, &str),
+        before: &BTreeSet<Uuid>,
+        after: &BTreeSet<Uuid>,
+        opened: bool,
+        now: u64,
+    ) {
         self.check(!after.is_empty(), || format!("volume {}: an empty set in sync was recorded", short(volume)));
         let shared = before.is_empty() || !before.is_disjoint(after);
         self.check(shared, || format!("volume {}: no member of the last set is in the new one", short(volume)));
@@ -113,6 +120,9 @@ impl Oracle {
         }
         drop(writers);
         self.history(volume, |h| {
+            if opened {
+                h.opened(after, now);
+            }
             h.members(after);
             Ok(())
         });

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Duration;
 
-use block::probe::{Mark, take_marks};
+use block::probe::{Mark, set_checks, take_marks};
 use block::{Bytes, Instant};
 use engine::model::{ChildState, CreatePool, Health};
 use plan::{Life, Publish, Volume};
@@ -52,6 +52,7 @@ pub struct Report {
 /// Runs a scenario.
 pub fn run(scenario: &Scenario, keep_lines: bool) -> Report {
     let _ = take_marks();
+    set_checks(true);
     crate::panics::listen();
     let cluster = Cluster::new(scenario.clone(), keep_lines);
     let shared = cluster.shared.clone();
@@ -78,7 +79,10 @@ pub fn run(scenario: &Scenario, keep_lines: bool) -> Report {
     if panicked {
         // Something is in the middle of what it did; dropping it may panic again, and that is of no interest.
         let _ = catch_unwind(AssertUnwindSafe(|| drop(run)));
+    } else {
+        drop(run);
     }
+    crate::panics::ignore();
     report
 }
 

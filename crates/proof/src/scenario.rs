@@ -207,6 +207,34 @@ pub enum Fault {
         /// Which ones.
         salt: u64,
     },
+    /// A page of metadata rots: a bit is another one, and nothing says so.
+    BitRot {
+        /// Where.
+        node: String,
+        /// Which page, and which bit.
+        salt: u64,
+    },
+    /// A write of metadata arrived at another place with metadata as well.
+    Misdirected {
+        /// Where.
+        node: String,
+        /// From and to where.
+        salt: u64,
+    },
+    /// A page of metadata can not be read until it is written again.
+    BadMetadata {
+        /// Where.
+        node: String,
+        /// Which one.
+        salt: u64,
+    },
+    /// Somebody else uses up a pool.
+    FillPool {
+        /// Where.
+        node: String,
+        /// For how long.
+        ms: u64,
+    },
     /// The store makes changes and its answers get lost.
     LostReplies {
         /// How many of 100.
@@ -245,8 +273,24 @@ pub fn node_name(k: usize) -> String {
     format!("n{}", k + 1)
 }
 
+impl Fault {
+    /// The same with every place as `name_of` has it: `nexus-1` is where the nexus of volume 1 is, `copy-1-0` where its first
+    /// good copy is.
+    #[must_use]
+    pub fn at_real_places(&self, name_of: &dyn Fn(&str) -> String) -> Fault {
+        let mut value = serde_json::to_value(self).expect("plain data");
+        let fields = value.as_object_mut().into_iter().flat_map(|o| o.values_mut()).filter_map(|v| v.as_object_mut());
+        for field in fields.flat_map(|f| f.values_mut()) {
+            if let serde_json::Value::String(place) = field {
+                *place = name_of(place);
+            }
+        }
+        serde_json::from_value(value).expect("the same fault elsewhere")
+    }
+}
+
 /// What kinds of faults a scenario may have on; each seed has some of them.
-const KINDS: u64 = 20;
+const KINDS: u64 = 24;
 
 impl Scenario {
     /// A scenario from a tape: sizes, limits, and which faults are on, are all choices.
@@ -278,13 +322,75 @@ impl Scenario {
                 Event { at_ms, fault: self.fault(kind, tape) }
             })
             .collect();
+        for _ in 0..*tape.pick(&[0, 0, 1, 2, 4]) {
+            let at_ms = tape.below(self.run_ms);
+            let burst = self.burst(tape).into_iter();
+            events.extend(burst.map(|(after_ms, fault)| Event { at_ms: at_ms + after_ms, fault }));
+        }
         events.sort_by_key(|e| e.at_ms);
         events
     }
 
+    /// Faults that belong together, and when each comes after the first: chance alone would seldom put them side by side.
+    fn burst(&self, tape: &mut Tape) -> Vec<(u64, Fault)> {
+        let v = tape.below(self.volumes.len() as u64) + 1;
+        let (nexus, copy) = (format!("nexus-{v}"), |k: u64| format!("copy-{v}-{k}"));
+        let Knobs { member_deadline_ms, node_grace_ms, .. } = self.knobs;
+        let soon = tape.below(member_deadline_ms + 500);
+        let long = node_grace_ms + *tape.pick(&[500, 2000, 5000]);
+        let mut crash = |node: String, down_ms: u64| match tape.below(2) {
+            0 => Fault::KillProcess { node, down_ms },
+            _ => Fault::PowerCut { node, down_ms },
+        };
+        match soon % 9 {
+            // The nexus is replaced, and comes back without knowing it.
+            0 => vec![(0, Fault::Pause { node: nexus, ms: long })],
+            1 => vec![(0, Fault::Isolate { place: nexus, ms: long })],
+            // A member falls silent; the nexus dies about when that is recorded; only the silent one is back soon.
+            2 => vec![
+                (0, Fault::Isolate { place: copy(1), ms: soon + 300 }),
+                (soon, crash(nexus, 300)),
+                (soon + 20, crash(copy(2), 5000)),
+            ],
+            // One that was away and missed writes is back just as the others go.
+            3 => vec![(0, crash(copy(1), 1500)), (1200 + soon % 500, crash(nexus, 5000)), (1750, crash(copy(2), 5000))],
+            // A rebuild under load loses its source, its target, or its nexus.
+            4 => vec![
+                (0, crash(copy(1), 300)),
+                (600 + soon, crash(copy(soon % 3), 300)),
+                (900 + soon, crash(nexus, 300)),
+            ],
+            // The nexus dies with writes under way; then everybody's caches go.
+            5 => vec![(0, crash(nexus, 50)), (soon, Fault::PowerCutAll { down_ms: 50 })],
+            // A machine that has hardly started goes again.
+            6 => (0..4).map(|k| (k * (53 + soon % 40), Fault::PowerCut { node: copy(1), down_ms: 50 })).collect(),
+            // The nexus is apart from a copy that loses power, perhaps the last one.
+            7 => vec![
+                (0, Fault::Move { volume: v as usize - 1, node: self.some_node(tape) }),
+                (3000, Fault::PowerCut { node: copy(0), down_ms: 300 }),
+                (3000 + soon, Fault::PowerCut { node: copy(1), down_ms: 300 }),
+            ],
+            // A pool is full, then loses power.
+            _ => {
+                let (node, down_ms) = (copy(soon % 3), 300);
+                let fill = Fault::FillPool { node: node.clone(), ms: 2500 };
+                vec![(0, fill), (2000 + soon, Fault::PowerCut { node, down_ms })]
+            }
+        }
+    }
+
+    /// A storage node: one by its number, or by what it does for a volume when the fault comes.
+    fn some_node(&self, tape: &mut Tape) -> String {
+        let volume = tape.below(self.volumes.len() as u64) + 1;
+        match tape.below(10) {
+            0 | 1 => format!("nexus-{volume}"),
+            2..=4 => format!("copy-{volume}-{}", tape.below(3)),
+            _ => node_name(tape.below(self.nodes.len() as u64) as usize),
+        }
+    }
+
     fn fault(&self, kind: u64, tape: &mut Tape) -> Fault {
-        let node = node_name(tape.below(self.nodes.len() as u64) as usize);
-        let other = node_name(tape.below(self.nodes.len() as u64) as usize);
+        let (node, other) = (self.some_node(tape), self.some_node(tape));
         let ms = *tape.pick(&[50, 300, 1000, 2500, 5000, 12_000]);
         let by_ms = *tape.pick(&[5, 50, 400]);
         let volume = tape.below(self.volumes.len() as u64) as usize;
@@ -314,6 +420,10 @@ impl Scenario {
             16 => Fault::OperatorDies { down_ms: ms },
             17 => Fault::SecondOperator { ms },
             18 => Fault::Move { volume, node },
+            20 => Fault::BitRot { node, salt: tape.below(1 << 20) },
+            21 => Fault::Misdirected { node, salt: tape.below(1 << 20) },
+            22 => Fault::BadMetadata { node, salt: tape.below(1 << 20) },
+            23 => Fault::FillPool { node, ms },
             _ => Fault::Replicas { volume, count: tape.between(1, 3) as u32 },
         }
     }
@@ -322,7 +432,7 @@ impl Scenario {
 impl VolumePlan {
     fn generate(tape: &mut Tape) -> VolumePlan {
         VolumePlan {
-            bytes: *tape.pick(&[256 << 10, 1 << 20, 9 << 20]),
+            bytes: *tape.pick(&[256 << 10, 1 << 20, 9 << 20, 24 << 20]),
             replicas: *tape.pick(&[1, 2, 2, 3, 3, 3]),
             thin: tape.chance(70),
         }

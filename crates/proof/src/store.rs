@@ -9,6 +9,7 @@ use std::time::Duration;
 use engine::volume::{LedgerError, LedgerStore, StoredLedger};
 use futures_channel::oneshot;
 use host::{Host, LocalFuture};
+use nexus::ledger::Version;
 use plan::{Desired, Ledger, Volume};
 use uuid::Uuid;
 
@@ -161,7 +162,10 @@ impl Shared {
     pub fn note_ledger(&self, id: Uuid, node: &str, before: Option<&Ledger>, after: &Ledger) {
         let empty = BTreeSet::new();
         let now = self.watcher.now();
-        self.oracle.recorded(id, node, before.map_or(&empty, |l| &l.in_sync), &after.in_sync, now.0);
+        let writer = |l: &Ledger| Version::from_number(l.generation).writer();
+        let opened = before.is_some_and(|l| writer(l) != writer(after));
+        let set_before = before.map_or(&empty, |l| &l.in_sync);
+        self.oracle.recorded((id, node), set_before, &after.in_sync, opened, now.0);
         self.trace.note(now, STORE, "ledger", &[after.generation.0, after.in_sync.len() as u64], || {
             let names: Vec<String> = after.in_sync.iter().map(|m| self.copy_name(*m)).collect();
             let id = crate::oracle::short(id);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use block::{BlockRange, Instant};
-use engine::model::Health;
+use engine::model::{CreateReplica, Health};
 use plan::{Publish, Volume};
 use sim::{DiskImage, DiskOptions};
 use uuid::Uuid;
@@ -12,7 +12,11 @@ use uuid::Uuid;
 use crate::cluster::{Cluster, disk_path, volume_id};
 use crate::operator;
 use crate::payload;
+use crate::rot;
 use crate::scenario::Fault;
+
+/// The replica that uses up a pool.
+const FILLER: &str = "filler";
 
 /// The names of the operators' machines.
 pub const OPERATORS: [&str; 2] = ["operator", "operator-2"];
@@ -28,6 +32,7 @@ enum Undo {
     Release(String),
     Quicken(String),
     PutBack(String),
+    Empty(String),
     StoreHeals,
     StartOperator,
     StopSecond,
@@ -41,6 +46,8 @@ pub struct Trouble {
     sequence: u64,
     /// Disks that were pulled.
     pulled: BTreeMap<String, (DiskOptions, DiskImage)>,
+    /// Metadata that was damaged, by node.
+    damage: BTreeMap<String, Vec<rot::Damage>>,
     /// Nodes that may hold no good copy, or can not be reached: what is elsewhere must not be taken away.
     weak: BTreeSet<String>,
     /// Faults that were done.
@@ -80,11 +87,36 @@ impl Trouble {
         })
     }
 
+    /// The node that is meant, by what it does now.
+    fn real_place(cluster: &Cluster, name: &str) -> String {
+        let mut words = name.split('-');
+        let (role, volume, copy) = (words.next(), words.next(), words.next());
+        let Some(volume) = volume.and_then(|v| v.parse::<usize>().ok()).filter(|v| *v > 0) else { return name.into() };
+        let Some(record) = cluster.shared.store.volume(volume_id(volume - 1)) else { return name.into() };
+        let copies = cluster.shared.copies.borrow();
+        let place = match (role, copy.and_then(|k| k.parse::<usize>().ok())) {
+            (Some("nexus"), None) => record.target,
+            (Some("copy"), Some(k)) => {
+                let good = record.ledger.into_iter().flat_map(|l| l.in_sync);
+                // Those beside the nexus first.
+                let mut nodes: Vec<String> = good.filter_map(|c| copies.get(&c).cloned()).collect();
+                nodes.sort_by_key(|n| (Some(n) == record.target.as_ref(), n.clone()));
+                let count = nodes.len().max(1);
+                nodes.into_iter().nth(k % count)
+            }
+            _ => None,
+        };
+        place.unwrap_or_else(|| name.into())
+    }
+
     /// Does a fault, unless what it needs is not there, or it would take the last good copy of something.
     pub fn inject(&mut self, cluster: &Cluster, fault: &Fault) {
+        let fault = &fault.at_real_places(&|name| Trouble::real_place(cluster, name));
         let done = self.process(cluster, fault)
             || self.network(cluster, fault)
             || self.disk(cluster, fault)
+            || self.metadata(cluster, fault)
+            || self.fill(cluster, fault)
             || self.control(cluster, fault);
         cluster.note("world", if done { "fault" } else { "no fault" }, || format!("{fault:?}"));
         self.faults += u64::from(done);
@@ -203,6 +235,69 @@ impl Trouble {
         true
     }
 
+    /// Damages metadata, on one disk at a time: what is promised is that a good copy elsewhere goes on.
+    fn metadata(&mut self, cluster: &Cluster, fault: &Fault) -> bool {
+        let (Fault::BitRot { node, salt } | Fault::Misdirected { node, salt } | Fault::BadMetadata { node, salt }) =
+            fault
+        else {
+            return false;
+        };
+        let elsewhere = self.damage.keys().any(|n| n != node);
+        if elsewhere || self.pulled.contains_key(node) || !self.may_be_harmed(cluster, node) {
+            return false;
+        }
+        let disk = cluster.world.disk(disk_path(node));
+        let volumes: Vec<Uuid> = (0..cluster.shared.scenario.volumes.len()).map(volume_id).collect();
+        let spots = rot::spots(&disk, &volumes);
+        if spots.len() < 2 {
+            return false;
+        }
+        let pick = |k: u64| spots[(k % spots.len() as u64) as usize];
+        let (to, from) = (pick(*salt), pick(salt / 7 + 1));
+        let damage = match fault {
+            Fault::BitRot { .. } => Some(rot::flip(&disk, to, salt / 11)),
+            Fault::Misdirected { .. } if from != to => Some(rot::misdirect(&disk, from, to)),
+            Fault::Misdirected { .. } => return false,
+            _ => {
+                let block = u64::from(disk.options().block_size.bytes());
+                disk.fail_reads(BlockRange::new(to.at / block, to.len.div_ceil(block)));
+                None
+            }
+        };
+        cluster.note(node, "damage", || format!("{to:?}"));
+        self.damage.entry(node.clone()).or_default().extend(damage);
+        self.weak.insert(node.clone());
+        true
+    }
+
+    fn fill(&mut self, cluster: &Cluster, fault: &Fault) -> bool {
+        let Fault::FillPool { node, ms } = fault else { return false };
+        let Some(machine) = cluster.shared.machines.borrow().get(node).cloned() else { return false };
+        self.later(cluster, *ms, Undo::Empty(node.clone()));
+        let host = machine.host.clone();
+        host.spawn(async move {
+            let Some(pool) = machine.node.pools().into_iter().find(|p| p.state == Health::Online) else { return };
+            // Thick, so that all of it is taken at once; what is promised to others already is not to be had.
+            let mut size = pool.capacity - pool.used.min(pool.capacity);
+            while size > 0 {
+                let request =
+                    CreateReplica { uuid: FILLER.into(), pool: pool.name.clone(), size, thin: false, share: None };
+                if machine.node.create_replica(request).await.is_ok() {
+                    return;
+                }
+                size = size.saturating_sub(1 << 20);
+            }
+        });
+        true
+    }
+
+    fn empty(cluster: &Cluster, node: &str) {
+        let Some(machine) = cluster.shared.machines.borrow().get(node).cloned() else { return };
+        let host = machine.host.clone();
+        // It may not be there, or its pool may have stopped; then it is tried again at the end.
+        host.spawn(async move { drop(machine.node.destroy_replica(FILLER.into()).await) });
+    }
+
     fn control(&mut self, cluster: &Cluster, fault: &Fault) -> bool {
         let shared = &cluster.shared;
         match fault {
@@ -236,7 +331,7 @@ impl Trouble {
         match undo {
             Undo::Start(node) => {
                 self.weak.insert(node.clone());
-                if !self.pulled.contains_key(&node) {
+                if !self.pulled.contains_key(&node) && !self.damage.contains_key(&node) {
                     crate::audit::pool(cluster, &node);
                 }
                 cluster.start(&node);
@@ -263,6 +358,7 @@ impl Trouble {
                     }
                 }
             }
+            Undo::Empty(node) => Trouble::empty(cluster, &node),
             Undo::StoreHeals => cluster.shared.store.lost_replies.set(0),
             Undo::StartOperator => {
                 cluster.world.kill_process(OPERATORS[0]);
@@ -286,6 +382,9 @@ impl Trouble {
             let disk = cluster.world.disk(disk_path(&name));
             disk.heal();
             disk.stall(false);
+            for damage in self.damage.remove(&name).into_iter().flatten().rev() {
+                damage.undo(&disk);
+            }
         }
         self.restart_broken(cluster);
     }
@@ -296,6 +395,7 @@ impl Trouble {
             let machine = cluster.shared.machines.borrow().get(&name).cloned();
             let Some(machine) = machine else { continue };
             let broken = machine.node.pools().iter().any(|p| p.state == Health::Faulted);
+            Trouble::empty(cluster, &name);
             drop(machine);
             if broken {
                 cluster.kill_process(&name);

@@ -55,6 +55,19 @@ fn copies_without_power_in_turn() {
     }
 }
 
+/// The nexus and a copy lost power together; the other copy had kept its own, but was slow. It was given up while the volume
+/// was opened, as if it were away, and the volume served from the copy that had lost what was not flushed.
+#[test]
+fn a_slow_copy_is_not_left_behind_at_the_opening() {
+    for seed in 0..6 {
+        let slow = Fault::DiskSlow { node: "copy-1-0".into(), by_ms: 400, ms: 5000 };
+        let cut = Fault::PowerCut { node: "nexus-1".into(), down_ms: 50 };
+        let events = vec![Event { at_ms: 1000, fault: slow }, Event { at_ms: 2000, fault: cut }];
+        let scenario = Scenario { run_ms: 9000, ..small(seed, events) };
+        passes(&scenario);
+    }
+}
+
 #[test]
 fn a_seed_is_the_same_run_each_time() {
     let scenario = Scenario::generate(&mut Tape::of_seed(7));

@@ -64,6 +64,11 @@ impl History {
         Ok(())
     }
 
+    /// Another nexus has answered since: what was sent before `sent` has happened by now, or never will.
+    pub fn over(&mut self, sent: Time, now: Time) {
+        self.blocks.values_mut().for_each(|register| register.over(sent, now));
+    }
+
     /// A read returned.
     pub fn read(&mut self, lba: u64, content: Content, asked: Time, now: Time) -> Result<(), String> {
         let news = self.block(lba).read(content, asked, now).map_err(|why| format!("block {lba}: {why}"))?;
@@ -108,6 +113,14 @@ impl History {
             }
         }
         self.in_sync.clone_from(in_sync);
+    }
+
+    /// The volume was opened with these members in sync. What only others had may be lost with that: a member that kept its
+    /// power, but could not be reached then (docs/replication.md, 1).
+    pub fn opened(&mut self, in_sync: &BTreeSet<Uuid>, now: Time) {
+        let gone = |s: &&Soft| !s.holders.is_empty() && s.holders.is_disjoint(in_sync);
+        let lost = self.soft.iter().filter(gone).map(|s| s.lba).collect();
+        self.lose(lost, now);
     }
 
     /// Members lost what they had not flushed.
@@ -170,6 +183,19 @@ mod tests {
         let mut h = written();
         h.power_cut(&members(&[1]), 30);
         h.power_cut(&members(&[2]), 31);
+        assert!(h.read(0, Content::Zero, 40, 50).is_ok());
+        assert!(h.read(0, Content::Written(1), 60, 70).is_err());
+    }
+
+    #[test]
+    fn a_member_that_is_out_of_reach_when_the_volume_is_opened_does_not_keep_it() {
+        let mut h = written();
+        h.power_cut(&members(&[1]), 30);
+        h.opened(&members(&[1, 2]), 35);
+        assert!(h.read(0, Content::Zero, 36, 37).is_err(), "2 is there");
+        let mut h = written();
+        h.power_cut(&members(&[1]), 30);
+        h.opened(&members(&[1]), 35);
         assert!(h.read(0, Content::Zero, 40, 50).is_ok());
         assert!(h.read(0, Content::Written(1), 60, 70).is_err());
     }

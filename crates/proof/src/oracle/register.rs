@@ -3,7 +3,8 @@
 //! A **group** is a write with the reads that returned it. `low` is the earliest answer in the group, `high` the latest
 //! invocation. When `low < high` the zone from `low` to `high` is *forward*: the block certainly held the value all that
 //! time. Otherwise it is *backward*. The history is a register's exactly when no two forward zones overlap and no backward
-//! zone lies inside a forward one. An unanswered write has no answer: it may happen at any later time, once.
+//! zone lies inside a forward one. An unanswered write has no answer: it may happen at any later time, once; unless it was
+//! sent to a nexus that another has replaced: then it has happened before the other's first answer, or never does.
 //!
 //! A loss of power that took the caches of every member which held the block's last value begins a new **epoch**: what was
 //! not flushed may be gone. The first read after it decides, and from then on the rules of a register hold again.
@@ -28,6 +29,8 @@ struct Group {
     high: Time,
     /// When it was certain for the first time that the block holds it: by an answer or by a read.
     known: Time,
+    /// Without an answer: it has happened by then, or never does.
+    over: Time,
 }
 
 impl Group {
@@ -70,7 +73,8 @@ pub struct Register {
 
 impl Default for Register {
     fn default() -> Register {
-        let made = Group { write: 0, zero: true, answered: true, durable: true, low: 0, high: 0, known: 0 };
+        let made =
+            Group { write: 0, zero: true, answered: true, durable: true, low: 0, high: 0, known: 0, over: NEVER };
         Register { groups: vec![made], open: None, fallback: Vec::new(), vague_zero: false }
     }
 }
@@ -83,7 +87,8 @@ impl Register {
 
     /// A write was sent.
     pub fn invoke(&mut self, write: WriteId, zero: bool, now: Time) {
-        let group = Group { write, zero, answered: false, durable: false, low: NEVER, high: now, known: NEVER };
+        let group =
+            Group { write, zero, answered: false, durable: false, low: NEVER, high: now, known: NEVER, over: NEVER };
         self.groups.push(group);
     }
 
@@ -95,6 +100,12 @@ impl Register {
         self.groups[k].answered = true;
         self.judge(k, "the answer of the write")?;
         Ok(self.learn(k, now))
+    }
+
+    /// Writes that were sent before `sent` and are still unanswered have happened by now, or never will.
+    pub fn over(&mut self, sent: Time, now: Time) {
+        let open = |g: &&mut Group| !g.answered && g.low == NEVER && g.high < sent;
+        self.groups.iter_mut().filter(open).for_each(|g| g.over = g.over.min(now));
     }
 
     fn learn(&mut self, k: usize, now: Time) -> Option<WriteId> {
@@ -148,7 +159,7 @@ impl Register {
         if !group.answered && group.high > now {
             return Err(format!("write {} was read before it was sent", group.write));
         }
-        group.low = group.low.min(now);
+        group.low = group.low.min(now).min(group.over);
         group.high = group.high.max(asked);
         self.judge(k, "a read of the write")?;
         Ok(self.learn(k, now))
@@ -180,6 +191,7 @@ impl Register {
             low: since.min(now),
             high: since,
             known: NEVER,
+            over: NEVER,
         });
         Ok(self.groups.len() - 1)
     }
@@ -216,7 +228,7 @@ impl Register {
         // What was never answered may still happen.
         self.groups.retain(|g| !g.answered && g.low == NEVER);
         for group in &mut self.groups {
-            group.high = now;
+            (group.high, group.over) = (now, NEVER);
         }
         self.fallback.clone_from(&allowed);
         self.open = Some(Open { since: now, allowed });
@@ -278,6 +290,23 @@ mod tests {
         r.read(w(2), 40, 50).unwrap();
         r.read(w(1), 60, 70).unwrap();
         assert!(r.read(w(2), 80, 90).is_err());
+    }
+
+    #[test]
+    fn an_unanswered_write_does_not_happen_under_the_next_nexus() {
+        let mut r = Register::default();
+        r.invoke(1, false, 10);
+        r.invoke(2, false, 40);
+        r.answer(2, 50).unwrap();
+        let mut early = r.clone();
+        early.read(w(2), 55, 56).unwrap();
+        r.over(30, 50);
+        r.read(w(2), 60, 70).unwrap();
+        assert!(r.read(w(1), 80, 90).is_err(), "it came after all");
+        early.over(30, 57);
+        assert!(early.clone().read(w(1), 58, 59).is_ok(), "it came in between");
+        early.read(w(2), 60, 61).unwrap();
+        assert!(early.read(w(1), 80, 90).is_err());
     }
 
     #[test]
