@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use block::{BlockRange, BlockSize};
+use block::{BlockRange, BlockSize, Buf, Durability};
 use host::{Claim, Disk, DiskExt, Host, OpenOptions};
 use pool::{Member, Pool};
 use serde_json::Value;
@@ -66,6 +66,19 @@ async fn compare(host: Host, copies: Vec<Copy>, bytes: u64) -> Result<()> {
         pool.export().await?;
     }
     Ok(())
+}
+
+/// Writes over the first block of one copy, past the volume: what a copy that missed a write looks like. No engine may run.
+pub fn spoil(copy: Copy) -> Result<()> {
+    let options = ring::Options { name: "spoil".into(), ..ring::Options::default() };
+    ring::try_run(options, move |host| async move {
+        let pool = import(&host, &copy.file).await?;
+        let replica = pool.replica(&copy.uuid).ok_or("the copy is not in its pool")?;
+        let block = replica.geometry().block_size;
+        let range = BlockRange::new(DATA_START >> block.shift(), 1);
+        replica.write(range, Buf::copy_of(&vec![0xd5; block.bytes() as usize]), Durability::Durable).await?;
+        Ok(pool.export().await?)
+    })?
 }
 
 async fn import(host: &Host, file: &Path) -> Result<Rc<Pool>> {

@@ -51,6 +51,9 @@ struct Args {
     /// How many storage nodes
     #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u64).range(3..=net::NODES as u64))]
     nodes: u64,
+    /// Spoil one block of one copy before the copies are compared: the run must fail, which shows that it can
+    #[arg(long)]
+    defect: bool,
     /// Set by the program itself, once it is inside its namespaces
     #[arg(long, hide = true)]
     inside: bool,
@@ -100,6 +103,7 @@ fn outside(mut args: Args) -> Result<()> {
         .arg(std::env::current_exe()?)
         .args(["--inside", "--seed", &seed.to_string(), "--seconds", &args.seconds.to_string()])
         .args(["--nodes", &args.nodes.to_string()])
+        .args(args.defect.then_some("--defect"))
         .arg("--mayastor")
         .arg(program)
         .arg("--folder")
@@ -158,7 +162,7 @@ fn inside(args: &Args) -> Result<()> {
     }
     faults.relent(&mut cluster)?;
     let healed = heal(&mut cluster, &clients)?;
-    let units = verify(&mut cluster, clients)?;
+    let units = verify(&mut cluster, clients, args.defect)?;
     let [killed, paused, network] = faults.counts;
     println!(
         "chaos: seed {seed}: {killed} kills, {paused} pauses, {network} network faults; healed in {:.1} s; {units} units of \
@@ -220,7 +224,7 @@ fn cluster_is_whole(volumes: &Value) -> Result<()> {
 }
 
 /// Every acknowledged write is there, through the volumes and on each copy.
-fn verify(cluster: &mut Cluster, clients: Vec<Client>) -> Result<u64> {
+fn verify(cluster: &mut Cluster, clients: Vec<Client>, defect: bool) -> Result<u64> {
     let volumes = cluster.command(&["volume", "list"])?;
     lead(cluster, &clients);
     let mut units = 0;
@@ -230,6 +234,10 @@ fn verify(cluster: &mut Cluster, clients: Vec<Client>) -> Result<u64> {
     let copies: Vec<_> = list(&volumes).iter().map(|v| copies::of(v, cluster)).collect();
     cluster.check()?;
     cluster.stop()?;
+    if let (true, Some(copy)) = (defect, copies.first().and_then(|c| c.first())) {
+        println!("chaos: a block of {copy:?} is spoiled on purpose: this run has to fail");
+        copies::spoil(copy.clone())?;
+    }
     for (copies, count) in copies.into_iter().zip(VOLUMES) {
         if copies.len() as u64 != count {
             return Err(format!("{} copies instead of {count} to compare", copies.len()).into());
