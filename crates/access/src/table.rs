@@ -16,6 +16,11 @@ pub const RPCS: &[(&str, &[(&str, Role)])] = &[
         &[
             ("ListNodes", Read),
             ("RemoveNode", Admin),
+            ("SetNodeService", Admin),
+            ("SetNodeLabels", Admin),
+            ("GetLimits", Read),
+            ("SetLimit", Admin),
+            ("Rebalance", Admin),
             ("ListPools", Read),
             ("CreatePool", Admin),
             ("DestroyPool", Admin),
@@ -116,6 +121,14 @@ pub const ROUTES: &[(&str, &str, Need)] = &[
     ("PUT", "/v1/volumes/{volume}/size", Need::Role(Operate)),
     ("GET", "/v1/events", Need::Role(Read)),
     ("GET", "/v1/history", Need::Role(Read)),
+    ("POST", "/v1/nodes/{node}/cordon", Need::Role(Admin)),
+    ("POST", "/v1/nodes/{node}/uncordon", Need::Role(Admin)),
+    ("POST", "/v1/nodes/{node}/drain", Need::Role(Admin)),
+    ("POST", "/v1/nodes/{node}/labels", Need::Role(Admin)),
+    ("GET", "/v1/limits", Need::Role(Read)),
+    ("PUT", "/v1/limits/{limit}", Need::Role(Admin)),
+    ("POST", "/v1/rebalance", Need::Role(Admin)),
+    ("DELETE", "/v1/rebalance", Need::Role(Admin)),
     ("GET", "/v1/watch", Need::Role(Read)),
 ];
 

@@ -114,7 +114,7 @@ pub(crate) fn notary(inner: &Arc<crate::Inner>) -> access::layer::Notary {
         let object = Some(call.about()).filter(|o| !o.is_empty()).unwrap_or_else(|| "cluster".into());
         let what = call.what.rsplit_once("/mayastor.").map_or(call.what.as_str(), |(_, w)| w);
         let (text, actor) = (format!("{what} was called"), call.caller.name.clone());
-        tokio::spawn(async move { inner.events.write("called", object, text, actor).await });
+        tokio::spawn(async move { inner.events.write("", "called", object, text, actor).await });
     })
 }
 

@@ -7,7 +7,8 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::access::Credentials;
 use crate::attach;
 use crate::client::{
-    bdev, config, events, explain, limits, nexus, node, pool, rebalance, rebuild, replica, status, support, token, volume,
+    bdev, config, events, explain, limits, nexus, node, pool, rebalance, rebuild, replica, status, support, token,
+    volume,
 };
 use crate::connect::Client;
 use crate::control;

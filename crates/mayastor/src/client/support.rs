@@ -167,7 +167,7 @@ async fn control(client: &Client, parts: &mut Parts) -> Vec<v1::Node> {
         Err(why) => parts.problem("control/status.json, volumes", why),
     }
     parts.json("control/status.json", &status);
-    let wanted = v1::ListEventsRequest { follow: false, last: EVENTS, object: String::new() };
+    let wanted = v1::ListEventsRequest { follow: false, last: EVENTS, object: String::new(), operation: String::new() };
     match control.check(calls.list_events(wanted).await) {
         Ok(mut events) => {
             let mut text = String::new();
