@@ -13,12 +13,9 @@ use crate::{Scenario, Tape, run};
 pub const CAUGHT: &[(Mutant, u64)] = &[
     (Mutant::AckBeforeRecord, 50),
     (Mutant::CheckpointWithoutFlush, 300),
-    (Mutant::FlushCoversLater, 400),
     (Mutant::CopyWithoutLock, 100),
-    (Mutant::AcceptAnyWriter, 400),
     (Mutant::OpenWithoutReserving, 100),
     (Mutant::ForgetDirtyMap, 300),
-    (Mutant::ReuseBeforeDurable, 400),
     (Mutant::DropTicketOnReset, 20),
     (Mutant::ReadFromRebuilding, 100),
     (Mutant::ReadBeforeRecord, 300),
@@ -26,9 +23,6 @@ pub const CAUGHT: &[(Mutant, u64)] = &[
     (Mutant::DropLastCopy, 100),
     (Mutant::ForgetFlight, 100),
     (Mutant::OverlappingWrites, 100),
-    (Mutant::MinorityCounts, 300),
-    (Mutant::StoreBeforeMembers, 300),
-    (Mutant::ClearWithoutFlush, 300),
 ];
 
 /// Runs each defect on seeds from `from` until it is caught. `only` tries one, whether it is in the table or not, and
