@@ -25,7 +25,7 @@ pub struct Args {
     /// The REST API against its own OpenAPI document, with requests that schemathesis makes up
     #[arg(long)]
     rest: bool,
-    /// The control plane's store on a real etcd: conformance, leaders that sleep, an etcd that is away
+    /// The store on a real etcd: conformance, leaders that are killed or sleep, an etcd that is away
     #[arg(long)]
     stores: bool,
     /// Programs of others (libiscsi, libnbd, fio, QEMU) as clients of our targets
@@ -160,7 +160,8 @@ fn unit() -> Result<()> {
 
 /// Tests that need servers of others are marked as ignored.
 fn stores() -> Result<()> {
-    cargo(&["test", "--locked", "-p", "control", "--test", "etcd", "--", "--ignored"])
+    cargo(&["test", "--locked", "-p", "control", "--test", "etcd", "--", "--ignored"])?;
+    cargo(&["test", "--locked", "-p", "mayastor", "--test", "failover", "--", "--ignored"])
 }
 
 /// What a developer runs before a push.

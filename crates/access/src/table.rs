@@ -38,6 +38,7 @@ pub const RPCS: &[(&str, &[(&str, Role)])] = &[
             ("ListEvents", Read),
         ],
     ),
+    ("mayastor.v1.Leadership", &[("GetLeader", Read)]),
     ("mayastor.v1.Registry", &[("Register", Admin), ("Deregister", Admin), ("RecordLedger", Admin)]),
     (
         "mayastor.v1.Engine",
@@ -54,6 +55,7 @@ pub const RPCS: &[(&str, &[(&str, Role)])] = &[
             ("ShareReplica", Admin),
             ("ResizeReplica", Admin),
             ("DestroyReplica", Admin),
+            ("InspectReplica", Read),
             ("CreateNexus", Admin),
             ("ResizeNexus", Admin),
             ("DestroyNexus", Admin),

@@ -90,6 +90,11 @@ impl Cluster {
     pub fn lock(&self) -> MutexGuard<'_, View> {
         self.0.lock().expect("nobody panics while holding the view of the cluster")
     }
+    /// Listens to no node any more.
+    pub fn clear(&self) {
+        let nodes = std::mem::take(&mut self.lock().nodes);
+        drop(nodes);
+    }
     /// A client for a node's engine.
     pub fn client(&self, node: &str) -> Option<Engine> {
         self.lock().nodes.get(node).map(|p| EngineClient::new(p.channel.clone()))

@@ -32,6 +32,7 @@ const AVOID_MS: u64 = 30_000;
 
 /// Carries out an action, if it is still safe now.
 pub(crate) async fn execute(inner: &Arc<Inner>, action: &Action) -> Result<(), Failure> {
+    inner.leads()?;
     let (volume, operation) = {
         let (mut cache, mut view) = (inner.state.read(), inner.cluster.lock());
         let id = action.volume();

@@ -4,9 +4,11 @@
 //! * `state`: the same in memory; every change goes to the store first.
 //! * `cluster`: what the nodes report, and since when.
 //! * `reconcile`, `execute`: ask the planner, carry out its actions, one set a volume at a time.
+//! * [`recover`]: records that were lost, made anew from what the disks say.
 //! * `statistics`: what is read and written, lately and in all.
 //! * `rest`: the same verbs as `service` over HTTP, the page, metrics.
 //! * `nodes`, `limits`, `rebalance`: what an operator says about nodes, about how much may be done, and about balance.
+//! * `standby`, `leadership`: what one of several control planes says while another one leads.
 //! * `registry`, `service`: the gRPC services for engines and for clients; `words`: what people read.
 //!
 //! A crash at any point is harmless: records are written before the node is told, actions are idempotent, and the planner
@@ -19,15 +21,18 @@ mod create;
 mod events;
 mod execute;
 mod hosts;
+mod leadership;
 mod limits;
 mod nodes;
 mod rebalance;
 mod reconcile;
 mod record;
+pub mod recover;
 mod registry;
 mod resize;
 mod rest;
 mod service;
+mod standby;
 mod state;
 mod statistics;
 pub mod store;
@@ -41,12 +46,15 @@ use access::conn::Incoming;
 use access::{Access, GateLayer};
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, watch};
+use tonic::{Request, Status};
 use uuid::Uuid;
 
 pub use events::EventStream;
+pub use standby::Standby;
 
 use cluster::Cluster;
 use state::State;
+use store::election::{Candidate, Leadership, Reign};
 use store::{Store, StoreError};
 
 /// How a control plane behaves.
@@ -101,6 +109,10 @@ pub(crate) struct Inner {
     pub version: watch::Sender<u64>,
     pub work: reconcile::Work,
     pub statistics: statistics::Statistics,
+    /// For how long this control plane leads.
+    pub reign: Reign,
+    /// How others know it.
+    pub candidate: Candidate,
     clock: Clock,
 }
 
@@ -111,6 +123,10 @@ impl Inner {
     pub(crate) fn now_ms(&self) -> u64 {
         const ORIGIN_MS: u64 = 1_000_000_000;
         ORIGIN_MS + u64::try_from(self.clock.0.elapsed().as_millis()).unwrap_or(u64::MAX / 2)
+    }
+    /// That this control plane leads; if not, the answer to whoever asks it.
+    pub(crate) fn leads(&self) -> Result<(), Status> {
+        if self.reign.is_valid() { Ok(()) } else { Err(standby::unavailable(&standby::Known::default())) }
     }
     /// Something changed: plan again, tell the watchers.
     pub(crate) fn changed(&self) {
@@ -123,6 +139,16 @@ impl Control {
     /// Reads the store and starts to work: watches the nodes that it knows, plans, repairs. Must be called inside a tokio
     /// runtime.
     pub async fn start(store: Arc<dyn Store>, options: Options) -> Result<Control, StoreError> {
+        let leadership = Leadership { store, reign: Reign::forever() };
+        Control::lead(leadership, Candidate::default(), options).await
+    }
+
+    /// The same for one of several control planes, for as long as it leads.
+    pub async fn lead(
+        Leadership { store, reign }: Leadership,
+        candidate: Candidate,
+        options: Options,
+    ) -> Result<Control, StoreError> {
         let state = State::load(store.clone()).await?;
         let events = events::Events::load(store, options.events).await?;
         let inner = Arc::new(Inner {
@@ -134,6 +160,8 @@ impl Control {
             version: watch::Sender::new(0),
             work: reconcile::Work::default(),
             statistics: statistics::Statistics::default(),
+            reign,
+            candidate,
             clock: Clock(tokio::time::Instant::now()),
             options,
         });
@@ -145,22 +173,39 @@ impl Control {
         Ok(Control(inner))
     }
 
+    /// Lets go of everything, because another control plane may lead now: nothing is done any more, and whoever still asks is
+    /// told so.
+    pub async fn resign(&self) {
+        self.0.reign.resign().await;
+        self.0.cluster.clear();
+    }
+
+    /// Its number among all that ever led this cluster; the engines know it.
+    pub fn term(&self) -> u64 {
+        self.0.state.term()
+    }
+
     /// Serves engines and clients on the socket until `shutdown` ends.
     pub async fn serve(
         &self,
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
-        use api::v1::{control_server::ControlServer, registry_server::RegistryServer};
+        use api::v1::{
+            control_server::ControlServer, leadership_server::LeadershipServer, registry_server::RegistryServer,
+        };
         let (stop, stopped) = watch::channel(());
         let service = service::Service::new(self.0.clone(), stopped);
         let Access { gate, tls, .. } = self.0.options.access.clone();
+        let inner = self.0.clone();
+        let leads = move |request: Request<()>| inner.leads().map(|()| request);
         tonic::transport::Server::builder()
             .tcp_nodelay(true)
             .http2_keepalive_interval(Some(Duration::from_secs(10)))
             .layer(GateLayer::new(gate).with_notary(events::notary(&self.0)))
-            .add_service(RegistryServer::new(registry::Service(self.0.clone())))
-            .add_service(ControlServer::new(service))
+            .add_service(LeadershipServer::new(leadership::Here(self.0.clone())))
+            .add_service(RegistryServer::with_interceptor(registry::Service(self.0.clone()), leads.clone()))
+            .add_service(ControlServer::with_interceptor(service, leads))
             .serve_with_incoming_shutdown(Incoming::new(listener, tls), async move {
                 shutdown.await;
                 // Streams would otherwise keep the server from ending.

@@ -95,11 +95,11 @@ const SWEEP_TICKS: usize = 60;
 /// How many volumes a tick looks at for that at the least.
 const SWEEP_LEAST: usize = 100;
 
-/// Runs until the control plane is dropped.
+/// Runs until the control plane is dropped, or leads no more.
 pub(crate) async fn run(inner: Weak<Inner>) {
     let mut swept: Option<tokio::time::Instant> = None;
     loop {
-        let Some(strong) = inner.upgrade() else { return };
+        let Some(strong) = inner.upgrade().filter(|inner| inner.reign.is_valid()) else { return };
         let begun = tokio::time::Instant::now();
         let tick = strong.options.tick;
         let due = swept.is_none_or(|at| at + tick <= begun);

@@ -63,13 +63,19 @@ impl v1::registry_server::Registry for Service {
         if new.in_sync.is_empty() || new.in_sync.len() != wire.in_sync.len() {
             return Err(Status::invalid_argument("each member of a ledger must be a replica, and there must be one"));
         }
-        match self.0.state.change(id, |volume| record(volume, id, new, &node)).await {
+        match self.0.state.change(id, |volume| record(volume, new, &node)).await {
             Ok(Recorded::New) => self.0.changed(),
             // What was not written has to be true still: another control plane may have given the volume to another node.
             Ok(Recorded::Known) => self.0.state.confirm().await.map_err(unavailable)?,
             Err(Refusal::Fenced(why)) => {
                 self.0.state.confirm().await.map_err(unavailable)?;
                 return Err(Status::failed_precondition(why));
+            }
+            // Not a fence: records that were lost, or are those of another cluster, must not stop a volume that works.
+            Err(Refusal::Unknown) => {
+                let text =
+                    format!("there is no volume {id} on record; if records were lost, see mayastor control recover");
+                return Err(Status::not_found(text));
             }
             Err(Refusal::Store(error)) => return Err(unavailable(error)),
         }
@@ -87,6 +93,7 @@ enum Recorded {
 
 enum Refusal {
     Fenced(String),
+    Unknown,
     Store(StoreError),
 }
 impl From<StoreError> for Refusal {
@@ -100,8 +107,8 @@ fn unavailable(error: StoreError) -> Status {
 }
 
 /// The fence. A ledger is taken only from the volume's target, and only when it is newer than the one on record.
-fn record(volume: Option<&mut Volume>, id: Uuid, new: plan::Ledger, node: &str) -> Result<Fate<Recorded>, Refusal> {
-    let Some(volume) = volume else { return Err(Refusal::Fenced(format!("there is no volume {id}"))) };
+fn record(volume: Option<&mut Volume>, new: plan::Ledger, node: &str) -> Result<Fate<Recorded>, Refusal> {
+    let Some(volume) = volume else { return Err(Refusal::Unknown) };
     // An engine that does not say who it is can only be judged by the generation.
     if !node.is_empty() && volume.target.as_deref() != Some(node) {
         let owner = volume.target.as_deref().unwrap_or("no node");

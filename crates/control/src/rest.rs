@@ -10,7 +10,7 @@ mod metrics;
 mod model;
 mod operate;
 mod page;
-mod problem;
+pub(crate) mod problem;
 mod watch;
 
 use std::future::Future;
@@ -19,8 +19,9 @@ use std::sync::Arc;
 
 use access::Access;
 use access::conn::{Conn, Incoming, Peer};
-use axum::extract::State;
 use axum::extract::connect_info::Connected;
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post, put};
 use axum::serve::{IncomingStream, Listener};
@@ -149,7 +150,16 @@ fn api() -> Router<Rest> {
         .route("/v1/watch", get(watch::watch))
 }
 
+/// Nobody asks a control plane that leads no more.
+async fn leads(State(inner): State<Arc<Inner>>, request: Request, next: Next) -> Response {
+    match inner.leads() {
+        Ok(()) => next.run(request).await,
+        Err(status) => Problem::from(status).into_response(),
+    }
+}
+
 fn router(rest: Rest, door: guard::Door) -> Router {
+    let leading = from_fn_with_state(rest.inner.clone(), leads);
     api()
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi))
@@ -157,12 +167,13 @@ fn router(rest: Rest, door: guard::Door) -> Router {
         .route("/{file}", get(page::file))
         .fallback(async || Problem::not_found("there is nothing here; /openapi.json lists what there is"))
         .method_not_allowed_fallback(async || Problem::method())
-        .layer(axum::middleware::from_fn_with_state(door, guard::guard))
+        .layer(leading)
+        .layer(from_fn_with_state(door, guard::guard))
         .with_state(rest)
 }
 
 /// Connections as axum takes them.
-struct Doorway(Incoming);
+pub(crate) struct Doorway(pub Incoming);
 
 impl Listener for Doorway {
     type Io = Conn;

@@ -54,6 +54,9 @@ pub struct Config {
     pub settings: BTreeMap<String, u64>,
     /// The ledgers of nexuses: for those without a control plane, this is their store.
     pub ledgers: Vec<LedgerConfig>,
+    /// The highest term of a control plane that was heard of: calls of lower ones are refused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control_term: Option<u64>,
 }
 
 /// `nexus_opts`.

@@ -479,3 +479,27 @@ mod tests {
         send::<CreateNexus>();
     }
 }
+
+/// What lies on a replica.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ReplicaContents {
+    /// The volume whose member it is.
+    pub volume: Option<uuid::Uuid>,
+    /// Who it is among the volume's members.
+    pub member: Option<uuid::Uuid>,
+    /// The newest ledger there.
+    pub ledger: Option<LedgerContents>,
+}
+
+/// A ledger as it lies on a member.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LedgerContents {
+    /// The volume's size in bytes.
+    pub size: u64,
+    /// Its version.
+    pub generation: u64,
+    /// The version that its writer knew to be in force.
+    pub parent: u64,
+    /// The members, and whether each is in sync.
+    pub members: Vec<(uuid::Uuid, bool)>,
+}

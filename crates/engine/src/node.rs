@@ -25,6 +25,7 @@ mod portals;
 mod publish;
 mod registry;
 mod replicas;
+mod terms;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -141,6 +142,8 @@ pub struct Node {
     /// may come back.
     lost_remotes: Queue<(String, String, Loss)>,
     ledgers: RefCell<BTreeMap<Uuid, StoredLedger>>,
+    /// The highest term of a control plane that was heard of.
+    control_term: Cell<u64>,
     locks: Locks,
     changes: Changes,
     saver: Saver,
@@ -172,6 +175,7 @@ impl Node {
             instance,
             phase: RefCell::new(Phase::Running),
             settings: RefCell::new(settings),
+            control_term: Cell::new(config.control_term.unwrap_or(0)),
             kept: config,
             exports,
             registry: Rc::default(),
@@ -330,6 +334,7 @@ impl Node {
             settings: settings.changed().map(|(name, value)| (name.to_owned(), value)).collect(),
             ledgers: self.ledgers_config(),
             nexus_opts,
+            control_term: Some(self.control_term.get()).filter(|term| *term != 0),
             ..self.kept.clone()
         }
     }

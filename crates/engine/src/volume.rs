@@ -8,6 +8,7 @@ mod api;
 mod child;
 mod claim;
 mod driver;
+mod inspect;
 mod open;
 mod pump;
 
@@ -16,3 +17,4 @@ pub use api::{
     NexusState, NoStore, RebuildInfo, RebuildState, Settings, StoredLedger,
 };
 pub use driver::Nexus;
+pub(crate) use inspect::inspect;

@@ -56,7 +56,7 @@ pub struct Globals {
     /// The engine to talk to [default: 127.0.0.1:10124]
     #[arg(long, global = true, value_name = "HOST[:PORT]", env = "MAYASTOR_ENGINE", hide_env_values = true)]
     pub engine: Option<String>,
-    /// The control plane to talk to [default: 127.0.0.1:10125]
+    /// The control plane to talk to [default: 127.0.0.1:10125]; of several, separated by commas, the one that leads is found
     #[arg(long, global = true, value_name = "HOST[:PORT]", env = "MAYASTOR_CONTROL", hide_env_values = true)]
     pub control: Option<String>,
     /// How results are printed: table for people, json or yaml for programs
@@ -109,7 +109,7 @@ pub enum Command {
     Up(up::Arguments),
     /// Run the control plane: places, watches and repairs volumes
     #[command(after_help = control::EXAMPLES)]
-    Control(control::Arguments),
+    Control(Box<control::Arguments>),
 
     /// Run the CSI driver: volumes for Kubernetes
     #[command(subcommand, arg_required_else_help = true)]

@@ -1,5 +1,6 @@
 //! Connections of the client commands, and what their failures mean to a person.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use ::access::{Channel, Dial};
@@ -7,6 +8,7 @@ use api::v0::bdev_rpc_client::BdevRpcClient;
 use api::v0::mayastor_client::MayastorClient;
 use api::v1::control_client::ControlClient;
 use api::v1::engine_client::EngineClient;
+use api::v1::leadership_client::LeadershipClient;
 use tonic::transport::Endpoint;
 use tonic::{Code, Response, Status};
 
@@ -18,13 +20,15 @@ use crate::output::Output;
 const ANSWER_BYTES: usize = 64 << 20;
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How long a leader is looked for.
+const FIND: Duration = Duration::from_secs(10);
 
 /// What all client commands need.
 #[derive(Clone, Debug)]
 pub struct Client {
     /// The address of the engine.
     pub engine: String,
-    /// The address of the control plane.
+    /// The address of the control plane; of several, separated by commas.
     pub control: String,
     /// How long a call may take.
     pub timeout: Duration,
@@ -74,10 +78,60 @@ impl Client {
         let channel = peer.connect(&self.credentials.dial()?, None).await?;
         Ok(Engine { peer, channel })
     }
+    /// Connects to the control plane that leads: of several any may be named, one that stands by says where the leader is.
     async fn control_within(&self, timeout: Option<Duration>) -> Result<Control, Failure> {
-        let peer = Peer { role: "control plane", address: with_port(&self.control, api::CONTROL_PORT)? };
-        let channel = peer.connect(&self.credentials.dial()?, timeout).await?;
-        Ok(Control { peer, channel })
+        let dial = self.credentials.dial()?;
+        let named = addresses(&self.control)?;
+        let until = tokio::time::Instant::now() + FIND;
+        loop {
+            let mut trouble = None;
+            let mut ask = named.clone();
+            while let Some(address) = ask.pop_front() {
+                let peer = Peer { role: "control plane", address };
+                let leader = match peer.connect(&dial, timeout).await {
+                    Ok(channel) => match who_leads(&channel).await {
+                        Ok(None) => return Ok(Control { peer, channel }),
+                        Ok(Some(leader)) => leader,
+                        Err(status) => {
+                            trouble.get_or_insert(peer.failed(&status));
+                            continue;
+                        }
+                    },
+                    Err(failure) => {
+                        trouble.get_or_insert(failure);
+                        continue;
+                    }
+                };
+                if leader.grpc_endpoint.is_empty() {
+                    let why = if leader.trouble.is_empty() { "one is being chosen".into() } else { leader.trouble };
+                    trouble = Some(Failure::unreachable(format!("no control plane leads at the moment: {why}")));
+                } else if !named.contains(&leader.grpc_endpoint) && !ask.contains(&leader.grpc_endpoint) {
+                    ask.push_back(leader.grpc_endpoint);
+                }
+            }
+            // One that is away is away; one that stands by will lead, or know who does.
+            let trouble = trouble.unwrap_or_else(|| Failure::unreachable("no control plane leads at the moment"));
+            if named.len() == 1 && !trouble.to_string().contains("leads") || tokio::time::Instant::now() > until {
+                return Err(trouble);
+            }
+            tokio::time::sleep(FIND / 20).await;
+        }
+    }
+}
+
+/// The addresses of the control planes that a user names.
+pub fn addresses(text: &str) -> Result<VecDeque<String>, Failure> {
+    text.split(',').map(|one| with_port(one.trim(), api::CONTROL_PORT)).collect()
+}
+
+/// Who leads, when it is another one. A control plane that does not know the question is the only one.
+async fn who_leads(channel: &Channel) -> Result<Option<api::v1::Leader>, Status> {
+    let mut client = LeadershipClient::new(channel.clone());
+    match tokio::time::timeout(CONNECT, client.get_leader(api::v1::Empty {})).await {
+        Ok(Ok(answer)) => Ok(Some(answer.into_inner()).filter(|leader| !leader.here)),
+        Ok(Err(status)) if status.code() == Code::Unimplemented => Ok(None),
+        Ok(Err(status)) => Err(status),
+        Err(_) => Err(Status::deadline_exceeded("it does not say who leads")),
     }
 }
 
@@ -180,6 +234,11 @@ impl Peer {
             _ => Failure::failed(format!("{message} ({self})")),
         }
     }
+}
+
+/// What went wrong: what the system says where the transport failed, else what the other side says.
+pub fn said(status: &Status) -> String {
+    std::error::Error::source(status).map_or_else(|| status.message().to_owned(), root)
 }
 
 /// The innermost reason.

@@ -1,5 +1,8 @@
 //! `mayastor control`: the control plane as a process.
 
+mod recover;
+mod seat;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -7,32 +10,63 @@ use std::time::Duration;
 
 use ::control::store::EmbeddedStore;
 use ::control::{Control, Options};
-use clap::Args;
+use clap::{Args, Subcommand};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::access::{Credentials, Doors, Place};
 use crate::failure::{Done, Failure};
-use crate::output;
+use crate::output::{self, Output};
 use crate::serve::Signals;
 
 /// The examples of its help.
 pub const EXAMPLES: &str = "Examples:
   mayastor control
-  mayastor control --grpc 0.0.0.0:10125 --data-dir /var/lib/mayastor --node-grace 60";
+  mayastor control --grpc 0.0.0.0:10125 --data-dir /var/lib/mayastor --node-grace 60
+  mayastor control --grpc 10.0.0.9:10125 --store etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/mayastor";
+
+/// Where a control plane's records are.
+#[derive(Debug, Args)]
+pub struct Records {
+    /// Where it keeps what it must not forget, with the embedded store
+    #[arg(long, value_name = "DIR", default_value = "mayastor-control")]
+    pub data_dir: PathBuf,
+    /// The store: embedded (a file in --data-dir), or etcd://HOST:PORT[,HOST:PORT...][/PREFIX] for several control planes
+    #[arg(long, value_name = "STORE", default_value = "embedded", value_parser = seat::store)]
+    pub store: seat::StoreName,
+    /// A file with NAME PASSWORD, when etcd wants to know who we are
+    #[arg(long, value_name = "FILE")]
+    pub etcd_user: Option<PathBuf>,
+    /// After how many silent seconds another control plane takes over
+    #[arg(long, value_name = "SECONDS", default_value_t = 5, value_parser = clap::value_parser!(u64).range(2..=300))]
+    pub lease: u64,
+}
+
+/// What else a control plane can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make lost records anew from what the storage nodes hold
+    #[command(after_help = recover::EXAMPLES)]
+    Recover(recover::Arguments),
+}
 
 /// How a control plane is run.
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Arguments {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Where the gRPC services listen, for engines and clients
     #[arg(short, long, value_name = "IP:PORT", default_value = "127.0.0.1:10125")]
     grpc: SocketAddr,
     /// Where the page, the REST API and /metrics are served; "none": nowhere [default: 127.0.0.1:10123, when it is free]
     #[arg(long, value_name = "IP:PORT|none", value_parser = http)]
     http: Option<Http>,
-    /// Where it keeps what it must not forget
-    #[arg(long, value_name = "DIR", default_value = "mayastor-control")]
-    data_dir: PathBuf,
+    #[command(flatten)]
+    records: Records,
+    /// What clients and engines are told to connect to, when that is not the address of --grpc
+    #[arg(long, value_name = "HOST[:PORT]")]
+    grpc_advertise: Option<String>,
     /// After how many seconds copies on a node that is away are replaced
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
     node_grace: f64,
@@ -46,6 +80,9 @@ pub struct Arguments {
     #[arg(short = 'L', long, value_name = "FILTER", env = "RUST_LOG", default_value = "info", hide_env_values = true)]
     pub log: String,
 }
+
+/// The embedded store's file.
+const FILE: &str = "control.redb";
 
 /// Where HTTP is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,34 +136,56 @@ pub fn options(node_grace: f64, heartbeat: f64) -> Options {
 pub async fn open(dir: &Path, options: Options) -> Result<Control, Failure> {
     let cannot = |e: std::io::Error| Failure::failed(format!("the directory {} cannot be used: {e}", dir.display()));
     std::fs::create_dir_all(dir).map_err(cannot)?;
-    let store = EmbeddedStore::open(&dir.join("control.redb")).map_err(Failure::failed)?;
+    let store = EmbeddedStore::open(&dir.join(FILE)).map_err(Failure::failed)?;
     Control::start(Arc::new(store), options).await.map_err(Failure::failed)
 }
 
 /// Runs the role until SIGTERM or SIGINT.
-pub async fn run(arguments: Arguments, own: Credentials) -> Done {
+pub async fn run(arguments: Arguments, own: Credentials, output: &Output) -> Done {
+    if let Some(Command::Recover(arguments)) = arguments.command {
+        return recover::run(arguments, &own, output).await;
+    }
     let cannot = |e| Failure::failed(format!("cannot listen on {} for gRPC: {e}", arguments.grpc));
     let listener = TcpListener::bind(arguments.grpc).await.map_err(cannot)?;
     let address = listener.local_addr().map_err(cannot)?;
     let http = listen_http(arguments.http).await?;
-    let mut signals = Signals::new()?;
+    let signals = Signals::new()?;
     let page = http.as_ref().map(TcpListener::local_addr).transpose().map_err(cannot)?;
     let ports: Vec<SocketAddr> = std::iter::once(address).chain(page).collect();
-    let place = Place { ports: &ports, data_dir: Some(&arguments.data_dir) };
+    let place = Place { ports: &ports, data_dir: Some(&arguments.records.data_dir) };
     let (access, note) = arguments.doors.open(&own, place)?;
     let scheme = if access.tls.is_some() { "https" } else { "http" };
+    let told = page.map(|at| format!(", page {scheme}://{at}")).unwrap_or_default();
     let options = Options { access, ..options(arguments.node_grace, arguments.heartbeat) };
-    let control = open(&arguments.data_dir, options).await?;
-    let page = page.map(|at| format!(", page {scheme}://{at}")).unwrap_or_default();
-    output::print(&format!("control plane ready: gRPC {address}{page}, data in {}\n", arguments.data_dir.display()))?;
-    if let Some(note) = note {
-        output::print(&format!("{note}\n"))?;
+    let note = note.map(|note| format!("{note}\n")).unwrap_or_default();
+    if let Some(election) = seat::election(&arguments.records)? {
+        let candidate = seat::candidate(arguments.grpc_advertise.as_deref(), address, page)?;
+        let records = &arguments.records.store;
+        output::print(&format!("control plane ready: gRPC {address}{told}, records in {records}\n{note}"))?;
+        return seat::Seat { election, candidate, options, listener, http }.run(signals).await;
     }
+    let control = open(&arguments.records.data_dir, options).await?;
+    let dir = arguments.records.data_dir.display();
+    output::print(&format!("control plane ready: gRPC {address}{told}, data in {dir}\n{note}"))?;
+    let mut signals = signals;
+    let signalled = async {
+        let signal = signals.next().await;
+        tracing::info!("{signal}: stopping");
+    };
+    serve(&control, listener, http, signalled).await
+}
+
+/// Serves all that a control plane serves until `shutdown` ends.
+async fn serve(
+    control: &Control,
+    listener: TcpListener,
+    http: Option<TcpListener>,
+    shutdown: impl Future<Output = ()>,
+) -> Done {
     let (stop, stopped) = watch::channel(());
     let web = http.map(|http| tokio::spawn(serve_http(control.clone(), http, stopped)));
     let signalled = async move {
-        let signal = signals.next().await;
-        tracing::info!("{signal}: stopping");
+        shutdown.await;
         // Dropped, it stops the other server too.
         drop(stop);
     };

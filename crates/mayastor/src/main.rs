@@ -69,7 +69,7 @@ fn run(cli: Cli) -> Done {
         }
         Command::Control(arguments) => {
             log(&arguments.log, form)?;
-            wait_for(control::run(arguments, cli.globals.credentials))
+            wait_for(control::run(*arguments, cli.globals.credentials, &client.output))
         }
         Command::Attach(arguments) => {
             log(&arguments.log, form)?;

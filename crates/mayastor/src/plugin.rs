@@ -11,7 +11,7 @@ use ::csi::{Plugin, serve};
 use clap::{Args, Subcommand, ValueEnum};
 
 use crate::access::Credentials;
-use crate::connect::with_port;
+use crate::connect::addresses;
 use crate::failure::{Done, Failure};
 use crate::output;
 use crate::serve::Signals;
@@ -112,7 +112,7 @@ fn before(step: &str) {
 pub async fn run(command: Command, control: Option<String>, own: Credentials) -> Done {
     let dial = own.dial()?;
     let mut signals = Signals::new()?;
-    let control = control.map(|c| with_port(&c, api::CONTROL_PORT)).transpose()?;
+    let control = control.map(|c| addresses(&c).map(|all| Vec::from(all).join(","))).transpose()?;
     let (socket, what, plugin) = match command {
         Command::Controller(arguments) => {
             let address = control.unwrap_or_else(|| format!("127.0.0.1:{}", api::CONTROL_PORT));

@@ -9,6 +9,7 @@ mod convert;
 mod nats;
 mod options;
 mod status;
+mod terms;
 mod v0;
 mod v1;
 
@@ -19,12 +20,14 @@ use access::{Access, GateLayer};
 use api::v0::bdev_rpc_server::BdevRpcServer;
 use api::v0::mayastor_server::MayastorServer;
 use api::v1::engine_server::EngineServer;
+use axum::middleware::from_fn_with_state;
 use engine::model::Error;
 use engine::node::{Node, NodeOptions};
 use host::LocalFuture;
 use ring::Shard;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tonic::service::Routes;
 use tonic::transport::Server;
 
 pub use options::{Arguments, EXAMPLES};
@@ -33,6 +36,8 @@ use crate::access::{Credentials, Place};
 use crate::failure::{Done, Failure};
 use crate::output;
 use options::Plan;
+use terms::Terms;
+use v0::on_node;
 
 /// How long a stop waits for calls that are still running.
 const STOP: Duration = Duration::from_secs(3);
@@ -68,11 +73,10 @@ pub async fn run(arguments: Arguments, control: Option<String>, own: Credentials
     let endpoint = plan.grpc_endpoint(listener.local_addr().map_err(cannot)?);
     let mut signals = Signals::new()?;
     let (stop, stopping) = watch::channel(false);
-    let link = plan
-        .control
-        .clone()
-        .map(|address| control::Link::new(&address, plan.node_name.clone(), &access.dial))
-        .transpose()?;
+    let link = match plan.control.as_slice() {
+        [] => None,
+        addresses => Some(control::Link::new(addresses, plan.node_name.clone(), &access.dial)?),
+    };
 
     // On a thread of its own: while the node brings back its nexuses it may ask the control plane, through this one.
     let starting = tokio::task::spawn_blocking({
@@ -157,11 +161,16 @@ async fn identity(engine: &Engine) -> Result<(String, String), Failure> {
 /// Serves until the engine is stopping and all calls have ended.
 async fn serve(listener: TcpListener, engine: Engine, access: Access) -> Result<(), tonic::transport::Error> {
     let mut stopping = engine.stopping.clone();
-    Server::builder()
-        .layer(GateLayer::new(access.gate))
-        .add_service(MayastorServer::new(engine.clone()))
+    let term = on_node!(engine, node => Ok(node.control_term())).await.unwrap_or(0);
+    let obey = from_fn_with_state((engine.clone(), Terms::new(term)), terms::obey);
+    let services = Routes::new(MayastorServer::new(engine.clone()))
         .add_service(BdevRpcServer::new(engine.clone()))
         .add_service(EngineServer::new(engine))
+        .into_axum_router()
+        .layer(obey);
+    Server::builder()
+        .layer(GateLayer::new(access.gate))
+        .add_routes(Routes::from(services))
         .serve_with_incoming_shutdown(Incoming::new(listener, access.tls), async move {
             // An error means that the sender is gone, which is a stop too.
             let _ = stopping.wait_for(|stop| *stop).await;

@@ -17,6 +17,9 @@ use tokio::time::Instant;
 
 use super::{Store, StoreFuture};
 
+/// How long giving back a lease may take.
+const RESIGN: Duration = Duration::from_secs(2);
+
 /// One who can lead.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Candidate {
@@ -50,7 +53,7 @@ pub struct Leadership {
 pub struct Reign {
     until: watch::Receiver<Option<Instant>>,
     /// Dropped with the last clone, which tells the keeper.
-    _held: Arc<watch::Sender<()>>,
+    held: Arc<watch::Sender<()>>,
 }
 
 /// The other end of a [`Reign`]: whoever renews the lease.
@@ -64,7 +67,7 @@ impl Reign {
     pub fn begin(until: Instant) -> (Keeper, Reign) {
         let (sender, receiver) = watch::channel(Some(until));
         let (held, released) = watch::channel(());
-        (Keeper { until: sender, released }, Reign { until: receiver, _held: Arc::new(held) })
+        (Keeper { until: sender, released }, Reign { until: receiver, held: Arc::new(held) })
     }
     /// One that never ends: there is nobody else.
     pub fn forever() -> Reign {
@@ -78,6 +81,11 @@ impl Reign {
     /// store has the last word.
     pub fn is_valid(&self) -> bool {
         self.until.borrow().is_some_and(|until| Instant::now() < until) && self.until.has_changed().is_ok()
+    }
+    /// Gives it back, and waits until that is done, but not for long.
+    pub async fn resign(&self) {
+        let _ = self.held.send(());
+        let _ = tokio::time::timeout(RESIGN, self.lost()).await;
     }
     /// Waits until it is lost.
     pub async fn lost(&self) {
@@ -101,9 +109,10 @@ impl Keeper {
     pub fn lost(&self) {
         self.until.send_replace(None);
     }
-    /// Waits until nobody holds the reign any more: it is to be given back.
+    /// Waits until the reign is to be given back: its holder resigns, or nobody holds it any more.
     pub async fn released(&mut self) {
-        while self.released.changed().await.is_ok() {}
+        // That the sender is gone says the same as its word.
+        let _ = self.released.changed().await;
     }
 }
 

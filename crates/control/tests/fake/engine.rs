@@ -472,6 +472,9 @@ impl Engine for Service {
     async fn get_statistics(&self, _: Request<v1::Empty>) -> Result<Response<v1::NodeStatistics>, Status> {
         Ok(Response::new(v1::NodeStatistics { instance: self.instance.clone(), ..Default::default() }))
     }
+    async fn inspect_replica(&self, _: Request<v1::ReplicaName>) -> Reply<v1::ReplicaContents> {
+        Err(Status::unimplemented("not in the fake"))
+    }
     async fn create_pool(&self, _: Request<v1::CreatePoolRequest>) -> Reply<v1::Pool> {
         Err(Status::unimplemented("not in the fake"))
     }

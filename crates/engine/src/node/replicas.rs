@@ -4,6 +4,7 @@ use std::rc::Rc;
 
 use block::Fault;
 use host::{DiskRef, LocalFuture};
+use nexus::ledger::Role;
 use pool::{PoolError, Replica, ReplicaSpec, ReplicaState};
 use uuid::Uuid;
 
@@ -13,7 +14,11 @@ use super::pools::{PoolState, check_name, pool_error};
 use super::registry::{Bdev, Claim, Origin};
 use super::{Node, Result};
 use crate::guard::{Guard, Keep};
-use crate::model::{CreateReplica, Error, ErrorKind, Health, NodeStatistics, Protocol, ReplicaInfo, ReplicaStats};
+use crate::model::{
+    CreateReplica, Error, ErrorKind, Health, LedgerContents, NodeStatistics, Protocol, ReplicaContents, ReplicaInfo,
+    ReplicaStats,
+};
+use crate::volume;
 
 /// A replica of an imported pool.
 pub(crate) struct ReplicaSlot {
@@ -212,6 +217,30 @@ impl Node {
             state,
             reason,
         })
+    }
+
+    /// What lies on a replica, as far as nexuses have written it. Reads only.
+    pub async fn inspect_replica(&self, uuid: String) -> Result<ReplicaContents> {
+        let disk = {
+            let replicas = self.replicas.borrow();
+            let slot = replicas.get(&uuid).ok_or_else(|| self.no_replica(&uuid))?;
+            slot.counted.clone() as DiskRef
+        };
+        let found = volume::inspect(&self.host, &disk).await;
+        let found = found.map_err(|why| Error::unavailable(format!("replica '{uuid}': {why}")))?;
+        let Some(found) = found else { return Ok(ReplicaContents::default()) };
+        let ledger = |l: nexus::ledger::Ledger| LedgerContents {
+            size: l.size.0,
+            generation: l.version.number().0,
+            parent: l.parent.number().0,
+            members: l
+                .entries
+                .iter()
+                .filter(|e| e.role != Role::Gone)
+                .map(|e| (e.member, e.role == Role::InSync))
+                .collect(),
+        };
+        Ok(ReplicaContents { volume: Some(found.volume), member: found.member, ledger: found.ledger.map(ledger) })
     }
 
     /// What was read from and written to each replica.

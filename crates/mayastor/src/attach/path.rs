@@ -11,6 +11,7 @@
 //! cannot write any more.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -163,11 +164,11 @@ impl Link {
 
 /// Looks after the path: when it is lost, asks the control plane where the volume is and connects there.
 pub async fn follow(volume: std::sync::Arc<Volume>, uuid: Option<String>, control: Option<String>, dial: access::Dial) {
-    let endpoint = control
-        .filter(|_| uuid.is_some())
-        .and_then(|c| crate::connect::with_port(&c, api::CONTROL_PORT).ok())
-        .and_then(|c| Endpoint::from_shared(format!("http://{c}")).ok());
-    let client = endpoint.map(|e| ControlClient::new(dial.lazy(&e.connect_timeout(LOOK * 4).timeout(LOOK * 10))));
+    let named = control.filter(|_| uuid.is_some()).and_then(|c| crate::connect::addresses(&c).ok()).unwrap_or_default();
+    let endpoints = named.into_iter().filter_map(|c| Endpoint::from_shared(format!("http://{c}")).ok());
+    let connect = |e: Endpoint| ControlClient::new(dial.lazy(&e.connect_timeout(LOOK * 4).timeout(LOOK * 10)));
+    // Of several control planes one leads: each is asked in its turn.
+    let mut clients: VecDeque<_> = endpoints.map(connect).collect();
     let mut lost = false;
     loop {
         tokio::time::sleep(LOOK).await;
@@ -182,9 +183,12 @@ pub async fn follow(volume: std::sync::Arc<Volume>, uuid: Option<String>, contro
             tracing::warn!("{} is lost; I/O waits for it", volume.uri());
         }
         lost = true;
-        let (Some(mut client), Some(name)) = (client.clone(), uuid.clone()) else { continue };
+        let (Some(client), Some(name)) = (clients.front_mut(), uuid.clone()) else { continue };
         let found = client.get_volume(v1::VolumeName { name }).await.map(|v| v.into_inner().device_uri);
-        let Ok(uri) = found else { continue };
+        let Ok(uri) = found else {
+            clients.rotate_left(1);
+            continue;
+        };
         if uri.is_empty() || uri == volume.uri() {
             continue;
         }

@@ -4,8 +4,25 @@ use api::{v0, v1};
 use engine::meter::Flow;
 use engine::model::{
     BdevInfo, ChildInfo, ChildState, Health, IoStats, LedgerInfo, NexusInfo, NexusStatistics, NodeReport,
-    NodeStatistics, PoolInfo, Protocol, RebuildInfo, ReplicaInfo, ReplicaStats, SettingInfo,
+    NodeStatistics, PoolInfo, Protocol, RebuildInfo, ReplicaContents, ReplicaInfo, ReplicaStats, SettingInfo,
 };
+
+pub fn contents_v1(uuid: String, contents: ReplicaContents) -> v1::ReplicaContents {
+    let text = |uuid: Option<uuid::Uuid>| uuid.map(|uuid| uuid.to_string()).unwrap_or_default();
+    let member = |(member, in_sync): (uuid::Uuid, bool)| v1::LedgerMember { member: member.to_string(), in_sync };
+    let (volume, who) = (text(contents.volume), text(contents.member));
+    let empty = v1::ReplicaContents { uuid, volume, member: who, ..Default::default() };
+    match contents.ledger {
+        None => empty,
+        Some(ledger) => v1::ReplicaContents {
+            size: ledger.size,
+            generation: ledger.generation,
+            parent: ledger.parent,
+            members: ledger.members.into_iter().map(member).collect(),
+            ..empty
+        },
+    }
+}
 
 /// What is used, to v0.3.0, is what others cannot have any more: also the space of a thick replica that is not written.
 pub fn pool_v0(pool: PoolInfo) -> v0::Pool {

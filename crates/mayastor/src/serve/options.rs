@@ -10,7 +10,7 @@ use engine::iscsi::Chap;
 use engine::node::IscsiNodeOptions;
 
 use crate::access::Doors;
-use crate::connect::with_port;
+use crate::connect::{addresses, with_port};
 use crate::failure::Failure;
 
 /// The port of a NATS server.
@@ -21,7 +21,8 @@ pub const EXAMPLES: &str = "Examples:
   mayastor engine
   mayastor engine -N node-1 -g 10.0.0.1 --nvme 10.0.0.1:8420 -y /var/local/mayastor/config.yaml --token-file cluster.token
   mayastor engine -N node-1 -g 0.0.0.0 --grpc-advertise node-1 --control 10.0.0.9:10125 --label zone=a
-  mayastor engine -N node-1 -g 10.0.0.1 -n nats -y /var/local/mayastor/config.yaml --token-file cluster.token";
+  mayastor engine -N node-1 -g 10.0.0.1 -n nats -y /var/local/mayastor/config.yaml --token-file cluster.token
+  mayastor engine -N node-1 -g 10.0.0.1 --control 10.0.0.7,10.0.0.8,10.0.0.9 --token-file cluster.token";
 
 /// How a storage node is run.
 #[derive(Debug, Args)]
@@ -97,7 +98,8 @@ pub struct Plan {
     pub nvme_advertise: Option<String>,
     pub iscsi: IscsiNodeOptions,
     pub nbd_port: u16,
-    pub control: Option<String>,
+    /// The control planes; empty: none.
+    pub control: Vec<String>,
     /// A NATS server, and how often to register there.
     pub nats: Option<(String, Duration)>,
     pub labels: BTreeMap<String, String>,
@@ -141,7 +143,7 @@ impl Arguments {
                 }
                 None => None,
             },
-            control: control.map(|text| with_port(&text, api::CONTROL_PORT)).transpose()?,
+            control: control.map(|text| addresses(&text)).transpose()?.unwrap_or_default().into(),
             labels: self.labels.into_iter().collect(),
             spin: Duration::from_micros(self.spin),
             cpu: self.cpu,

@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use super::Engine;
-use super::convert::{config_v1, ledger_from_v1, nexus_v1, pool_v1, replica_v1, report_v1, statistics_v1};
+use super::convert::{config_v1, contents_v1, ledger_from_v1, nexus_v1, pool_v1, replica_v1, report_v1, statistics_v1};
 use super::status::status;
 use super::v0::on_node;
 
@@ -131,6 +131,13 @@ impl EngineService for Engine {
         let ResizeNexusRequest { uuid, size } = request.into_inner();
         let nexus = on_node!(self, node => node.resize_nexus(uuid, size).await).await.map_err(status)?;
         Ok(Response::new(nexus_v1(nexus)))
+    }
+
+    async fn inspect_replica(&self, request: Request<ReplicaName>) -> Answer<ReplicaContents> {
+        let uuid = request.into_inner().uuid;
+        let name = uuid.clone();
+        let contents = on_node!(self, node => node.inspect_replica(name).await).await.map_err(status)?;
+        Ok(Response::new(contents_v1(uuid, contents)))
     }
 
     async fn create_nexus(&self, request: Request<CreateNexusRequest>) -> Answer<Nexus> {

@@ -94,10 +94,11 @@ fn seconds_of(ttl: i64) -> Duration {
 /// Renews the lease for as long as the reign is held. An etcd that does not answer is asked until the time is over.
 async fn keep(inner: Arc<Inner>, lease: Lease, mut keeper: Keeper, deposed: Arc<Notify>) {
     let mut until = Instant::now() + lease.ttl;
+    let mut given_back = false;
     loop {
         let asked = Instant::now();
         let renewed = tokio::select! {
-            () = keeper.released() => break,
+            () = keeper.released() => { given_back = true; break }
             () = deposed.notified() => break,
             // A member that is silent must not cost the whole time.
             renewed = tokio::time::timeout(lease.ttl / 3, renew(&inner, lease.id)) => renewed,
@@ -120,13 +121,16 @@ async fn keep(inner: Arc<Inner>, lease: Lease, mut keeper: Keeper, deposed: Arc<
         }
         tokio::select! {
             () = tokio::time::sleep(lease.ttl / 4) => {}
-            () = keeper.released() => break,
+            () = keeper.released() => { given_back = true; break }
             () = deposed.notified() => break,
         }
     }
-    keeper.lost();
+    if !given_back {
+        keeper.lost();
+    }
     // Somebody else may lead at once. When it fails the lease ends by itself.
     revoke(&inner, lease.id).await;
+    keeper.lost();
 }
 
 /// Renews a lease once: for how many seconds from when it was asked.
