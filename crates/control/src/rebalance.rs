@@ -98,6 +98,33 @@ fn report(record: &RebalanceRecord, operation: &str) -> v1::RebalanceReport {
     }
 }
 
+/// Which move is next, and what is to be done about it: the one that is under way, else the first that can be begun or
+/// given up. No move: all are over. `None`: wait, as for volumes that are not well or were not looked at since the start.
+fn choose(inner: &Inner, record: &RebalanceRecord) -> Option<(Option<usize>, Next)> {
+    let (mut cache, mut view) = (inner.state.read(), inner.cluster.lock());
+    let (cache, view) = (&mut *cache, &mut *view);
+    view.take_news(cache);
+    let in_state = |state| record.moves.iter().enumerate().filter(move |(_, s)| s.state == state);
+    let candidates: Vec<_> = match in_state(StepState::Moving).next() {
+        Some(moving) => vec![moving],
+        None => in_state(StepState::Waiting).collect(),
+    };
+    if candidates.is_empty() {
+        return Some((None, Next::Wait));
+    }
+    let mut judged = candidates.into_iter().map(|(at, step)| {
+        let lost = match view.observed.nodes.get(&step.to_node).map(|node| node.reach) {
+            Some(plan::Reach::Online { .. }) => false,
+            Some(plan::Reach::Unreachable { since_ms }) => {
+                since_ms.saturating_add(inner.options.settings.node_grace_ms) <= inner.now_ms()
+            }
+            None => true,
+        };
+        (Some(at), judge(step, cache, view, lost))
+    });
+    judged.find(|(_, next)| !matches!(next, Next::Wait))
+}
+
 /// What is to be done about a move now.
 enum Next {
     Wait,
@@ -108,17 +135,12 @@ enum Next {
 /// Goes on with the rebalance that is under way.
 pub(crate) async fn step(inner: &Arc<Inner>) {
     let Some(mut record) = inner.state.read().rebalance.clone() else { return };
-    let open = |s: &&mut StepRecord| matches!(s.state, StepState::Waiting | StepState::Moving);
-    let Some(now) = record.moves.iter_mut().find(open) else {
+    let Some((at, next)) = choose(inner, &record) else { return };
+    let Some(at) = at else {
         let _ = finish(inner, record, "rebalance-completed").await;
         return;
     };
-    let next = {
-        let (mut cache, mut view) = (inner.state.read(), inner.cluster.lock());
-        let (cache, view) = (&mut *cache, &mut *view);
-        view.take_news(cache);
-        judge(now, cache, view)
-    };
+    let now = &mut record.moves[at];
     let state = match next {
         Next::Wait => return,
         Next::Begin => StepState::Moving,
@@ -137,7 +159,8 @@ pub(crate) async fn step(inner: &Arc<Inner>) {
     inner.changed();
 }
 
-fn judge(step: &StepRecord, cache: &Cache, view: &mut View) -> Next {
+/// `is_lost`: the node that the copy moves to has been away for so long that copies on it would be replaced.
+fn judge(step: &StepRecord, cache: &Cache, view: &mut View, is_lost: bool) -> Next {
     let Some(volume) = cache.desired.volumes.get(&step.volume) else { return Next::End(StepState::Skipped) };
     let copy = volume.copies.get(&step.replica);
     let settled = view.planner.is_settled(step.volume);
@@ -146,7 +169,6 @@ fn judge(step: &StepRecord, cache: &Cache, view: &mut View) -> Next {
         StepState::Waiting if copy.is_none_or(|r| !r.life.is_wanted()) => Next::End(StepState::Skipped),
         StepState::Waiting if mine => Next::Begin,
         StepState::Waiting if settled => Next::Begin,
-        StepState::Waiting => Next::End(StepState::Skipped),
         // The old copy is gone, and all is well.
         StepState::Moving if copy.is_none() && settled => Next::End(StepState::Done),
         StepState::Moving if mine => {
@@ -155,8 +177,9 @@ fn judge(step: &StepRecord, cache: &Cache, view: &mut View) -> Next {
             let room = view.planner.room_now(&cache.desired, &view.observed);
             let to = PoolId { node: step.to_node.clone(), pool: step.to_pool.clone() };
             let possible = room.free(&to) >= plan::replica_size(volume.size) || volume.thin;
-            let usable = cache.desired.takes_new(&to.node) && view.observed.is_online(&to.node);
-            if wanted > volume.replicas as usize || (possible && usable) {
+            let is_away = !is_lost && !view.observed.is_online(&to.node);
+            let usable = cache.desired.takes_new(&to.node) && !is_lost;
+            if wanted > volume.replicas as usize || is_away || (possible && usable) {
                 Next::Wait
             } else {
                 Next::End(StepState::Skipped)

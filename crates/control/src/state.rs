@@ -69,17 +69,15 @@ impl Cache {
         self.nodes.insert(id.to_owned(), node);
         self.news.nodes.insert(id.to_owned());
     }
-    /// The wish that the actions of a volume follow: the last one about itself, else that it leaves a node that is drained,
-    /// else a rebalance; empty: none.
+    /// The wish that the actions of a volume follow: that it leaves a node that is drained, else a rebalance, else the last
+    /// one about itself; empty: none. The last comes last, since it is forgotten in memory only: after a start, the records
+    /// still name wishes that came true long ago.
     pub fn operation(&self, volume: &Volume) -> String {
-        if !volume.operation.is_empty() {
-            return volume.operation.clone();
-        }
         let held =
             volume.copies.values().map(|r| r.pool.node.as_str()).chain(volume.nexus_nodes.iter().map(String::as_str));
         let drain = held.filter(|n| self.desired.is_draining(n)).find_map(|n| self.nodes.get(n)?.drain.as_ref());
         let moving = self.rebalance.as_ref().filter(|_| volume.moving.is_some()).map(|r| &r.operation);
-        drain.map(|d| &d.operation).or(moving).cloned().unwrap_or_default()
+        drain.map(|d| &d.operation).or(moving).unwrap_or(&volume.operation).clone()
     }
 }
 

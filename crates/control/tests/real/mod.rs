@@ -63,6 +63,7 @@ impl Server {
         }
     }
 
+    #[allow(dead_code, reason = "not every program of tests pauses it")]
     pub fn signal(&self, signal: &str) {
         let id = self.process.as_ref().expect("it runs").id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
