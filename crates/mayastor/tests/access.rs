@@ -107,6 +107,7 @@ fn roles_on_all_ports_and_a_record_of_who_did_what() {
 
     // The same over HTTP.
     let secret = |path: &str| std::fs::read_to_string(path).expect("a token").trim().to_owned();
+    let read_file = read.clone();
     let [read, operate] = [read, operate].map(|path| secret(&path));
     for path in ["/", "/app.js", "/openapi.json"] {
         assert_eq!(http(&web, "GET", path, None).0, 200, "{path}");
@@ -119,6 +120,19 @@ fn roles_on_all_ports_and_a_record_of_who_did_what() {
     assert_eq!(http(&web, "GET", "/v1/status", Some("wrong")).0, 401);
     assert_eq!(http(&web, "DELETE", "/v1/volumes/v", Some(&read)).0, 403);
     assert_eq!(http(&web, "POST", "/v1/volumes/v/unpublish", Some(&operate)).0, 200);
+
+    // The role read is enough to explain and to collect, and what is collected has no token in it.
+    assert!(ask(&read_file, "explain volume v --seconds 1").ok().contains("volume v is "));
+    let bundle = dir.path("bundle.tar.gz");
+    ask(&read_file, &format!("support bundle --out {bundle} --page {web} --logs {}", dir.0.display())).ok();
+    let mut text = Vec::new();
+    let packed = std::fs::File::open(&bundle).expect("a bundle");
+    flate2::read::GzDecoder::new(packed).read_to_end(&mut text).expect("gzip");
+    let text = String::from_utf8_lossy(&text);
+    for part in ["control/status.json", "control/metrics.txt", "nodes/n1/statistics.json", "mayastor_volume_state{"] {
+        assert!(text.contains(part), "{part}");
+    }
+    assert!(!text.contains(&read) && !text.contains(&secret(&cluster)));
 
     // Who did what, without any token in it.
     let events = http(&web, "GET", "/v1/events", Some(&read)).1;
