@@ -24,6 +24,7 @@ mod hosts;
 mod leadership;
 mod limits;
 mod nodes;
+mod operate;
 mod rebalance;
 mod reconcile;
 mod record;

@@ -499,7 +499,11 @@ impl v1::control_server::Control for Service {
 }
 
 /// A call to an engine, with a deadline.
-async fn within<T>(inner: &Inner, node: &str, call: impl Future<Output = Result<T, Status>>) -> Result<T, Status> {
+pub(crate) async fn within<T>(
+    inner: &Inner,
+    node: &str,
+    call: impl Future<Output = Result<T, Status>>,
+) -> Result<T, Status> {
     let limit = inner.options.rpc_deadline;
     let late = |_| Status::unavailable(format!("node {node} did not answer within {} s", limit.as_secs()));
     tokio::time::timeout(limit, call).await.map_err(late)?
