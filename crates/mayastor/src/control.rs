@@ -23,7 +23,8 @@ use crate::serve::Signals;
 pub const EXAMPLES: &str = "Examples:
   mayastor control
   mayastor control --grpc 0.0.0.0:10125 --data-dir /var/lib/mayastor --node-grace 60
-  mayastor control --grpc 10.0.0.9:10125 --store etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/mayastor";
+  mayastor control --grpc 10.0.0.9:10125 --store etcd://10.0.0.1:2379,10.0.0.2:2379,10.0.0.3:2379/mayastor
+  mayastor control --grpc 0.0.0.0:10125 --grpc-advertise 10.1.0.7 --store kubernetes://mayastor";
 
 /// Where a control plane's records are.
 #[derive(Debug, Args)]
@@ -31,7 +32,8 @@ pub struct Records {
     /// Where it keeps what it must not forget, with the embedded store
     #[arg(long, value_name = "DIR", default_value = "mayastor-control")]
     pub data_dir: PathBuf,
-    /// The store: embedded (a file in --data-dir), or etcd://HOST:PORT[,HOST:PORT...][/PREFIX] for several control planes
+    /// The store: embedded (a file in --data-dir); or, for several control planes, etcd://HOST:PORT[,HOST:PORT...][/PREFIX]
+    /// or kubernetes[://NAMESPACE]
     #[arg(long, value_name = "STORE", default_value = "embedded", value_parser = seat::store)]
     pub store: seat::StoreName,
     /// A file with NAME PASSWORD, when etcd wants to know who we are
@@ -48,6 +50,10 @@ pub enum Command {
     /// Make lost records anew from what the storage nodes hold
     #[command(after_help = recover::EXAMPLES)]
     Recover(recover::Arguments),
+    /// Print the CustomResourceDefinitions for Kubernetes
+    #[command(after_help = "Examples:
+  mayastor control crds")]
+    Crds,
 }
 
 /// How a control plane is run.
@@ -67,6 +73,9 @@ pub struct Arguments {
     /// What clients and engines are told to connect to, when that is not the address of --grpc
     #[arg(long, value_name = "HOST[:PORT]")]
     grpc_advertise: Option<String>,
+    /// With --store kubernetes: the Service whose endpoint this control plane becomes when it leads
+    #[arg(long, value_name = "NAME")]
+    kubernetes_service: Option<String>,
     /// After how many seconds copies on a node that is away are replaced
     #[arg(long, value_name = "SECONDS", default_value_t = 10.0, value_parser = seconds)]
     node_grace: f64,
@@ -142,8 +151,10 @@ pub async fn open(dir: &Path, options: Options) -> Result<Control, Failure> {
 
 /// Runs the role until SIGTERM or SIGINT.
 pub async fn run(arguments: Arguments, own: Credentials, output: &Output) -> Done {
-    if let Some(Command::Recover(arguments)) = arguments.command {
-        return recover::run(arguments, &own, output).await;
+    match arguments.command {
+        Some(Command::Recover(arguments)) => return recover::run(arguments, &own, output).await,
+        Some(Command::Crds) => return output::print(&operator::crds::yaml()),
+        None => {}
     }
     let cannot = |e| Failure::failed(format!("cannot listen on {} for gRPC: {e}", arguments.grpc));
     let listener = TcpListener::bind(arguments.grpc).await.map_err(cannot)?;
@@ -158,11 +169,12 @@ pub async fn run(arguments: Arguments, own: Credentials, output: &Output) -> Don
     let told = page.map(|at| format!(", page {scheme}://{at}")).unwrap_or_default();
     let options = Options { access, ..options(arguments.node_grace, arguments.heartbeat) };
     let note = note.map(|note| format!("{note}\n")).unwrap_or_default();
-    if let Some(election) = seat::election(&arguments.records)? {
+    if let Some((election, kubernetes)) = seat::election(&arguments.records).await? {
         let candidate = seat::candidate(arguments.grpc_advertise.as_deref(), address, page)?;
+        let beside = kubernetes.map(|k| k.beside(arguments.kubernetes_service.clone(), &candidate)).transpose()?;
         let records = &arguments.records.store;
         output::print(&format!("control plane ready: gRPC {address}{told}, records in {records}\n{note}"))?;
-        return seat::Seat { election, candidate, options, listener, http }.run(signals).await;
+        return seat::Seat { election, candidate, beside, options, listener, http }.run(signals).await;
     }
     let control = open(&arguments.records.data_dir, options).await?;
     let dir = arguments.records.data_dir.display();

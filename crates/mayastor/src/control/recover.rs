@@ -139,7 +139,7 @@ async fn ask(address: &str, dial: &Dial) -> Result<Holding, String> {
 
 /// The store, and the right to write to it.
 async fn open(records: &Records) -> Result<(Arc<dyn Store>, Reign), Failure> {
-    let Some(election) = seat::election(records)? else {
+    let Some((election, _)) = seat::election(records).await? else {
         let dir = &records.data_dir;
         let cannot = |e| Failure::failed(format!("the directory {} cannot be used: {e}", dir.display()));
         std::fs::create_dir_all(dir).map_err(cannot)?;

@@ -36,6 +36,8 @@ pub enum StoreName {
     Embedded,
     /// An etcd cluster.
     Etcd(String, etcd::Options),
+    /// The API server of Kubernetes: a namespace, or that of the environment.
+    Kubernetes(Option<String>),
 }
 
 impl std::fmt::Display for StoreName {
@@ -43,29 +45,79 @@ impl std::fmt::Display for StoreName {
         match self {
             StoreName::Embedded => f.write_str("embedded"),
             StoreName::Etcd(address, _) => write!(f, "etcd://{address}"),
+            StoreName::Kubernetes(None) => f.write_str("kubernetes"),
+            StoreName::Kubernetes(Some(namespace)) => write!(f, "kubernetes://{namespace}"),
         }
     }
 }
 
-/// `embedded`, or `etcd://…`.
+/// `embedded`, `etcd://…`, `kubernetes`, or `kubernetes://…`.
 pub fn store(text: &str) -> Result<StoreName, String> {
     match text.split_once("://") {
         None if text == "embedded" => Ok(StoreName::Embedded),
         Some(("etcd", rest)) => Ok(StoreName::Etcd(rest.to_owned(), etcd::Options::parse(rest)?)),
-        _ => Err("embedded, or etcd://HOST:PORT[,HOST:PORT...][/PREFIX]".to_owned()),
+        None if text == "kubernetes" => Ok(StoreName::Kubernetes(None)),
+        Some(("kubernetes", namespace)) if !namespace.is_empty() => {
+            Ok(StoreName::Kubernetes(Some(namespace.to_owned())))
+        }
+        _ => Err("embedded, etcd://HOST:PORT[,HOST:PORT...][/PREFIX], or kubernetes[://NAMESPACE]".to_owned()),
     }
 }
 
+/// Where a leader is chosen, and Kubernetes, when it is there.
+type Elected = (Arc<dyn Election>, Option<Kubernetes>);
+
 /// Where the leader is chosen; `None`: this control plane is the only one.
-pub fn election(arguments: &Records) -> Result<Option<Arc<dyn Election>>, Failure> {
+pub async fn election(arguments: &Records) -> Result<Option<Elected>, Failure> {
     match &arguments.store {
         StoreName::Embedded => Ok(None),
         StoreName::Etcd(_, options) => {
             let mut options = options.clone();
             options.user = arguments.etcd_user.as_deref().map(user).transpose()?;
             options.lease = Duration::from_secs(arguments.lease);
-            Ok(Some(Arc::new(Etcd::new(options).map_err(Failure::failed)?)))
+            Ok(Some((Arc::new(Etcd::new(options).map_err(Failure::failed)?), None)))
         }
+        StoreName::Kubernetes(namespace) => {
+            let (client, namespace) = operator::connect(namespace.as_deref()).await.map_err(Failure::failed)?;
+            let lease = Duration::from_secs(arguments.lease);
+            let election = operator::KubernetesElection::new(client.clone(), &namespace, lease);
+            Ok(Some((Arc::new(election), Some(Kubernetes { client, namespace }))))
+        }
+    }
+}
+
+/// A namespace of Kubernetes.
+pub struct Kubernetes {
+    client: operator::Client,
+    namespace: String,
+}
+
+impl Kubernetes {
+    /// The operator, which works beside the control plane that leads; a service, when one is named, leads to it.
+    pub fn beside(self, service: Option<String>, candidate: &Candidate) -> Result<Beside, Failure> {
+        let at = |text: &str| {
+            let wrong = |_| format!("{text}: --kubernetes-service needs an IP address in --grpc-advertise");
+            text.parse::<SocketAddr>().map_err(wrong).map_err(Failure::usage)
+        };
+        let http = Some(candidate.http.as_str()).filter(|http| !http.is_empty());
+        let service = match service {
+            Some(name) => Some(operator::Service { name, grpc: at(&candidate.grpc)?, http: http.map(at).transpose()? }),
+            None => None,
+        };
+        Ok(Beside { kubernetes: self, service })
+    }
+}
+
+/// What works beside a control plane that leads.
+pub struct Beside {
+    kubernetes: Kubernetes,
+    service: Option<operator::Service>,
+}
+
+impl Beside {
+    async fn run(&self, control: Control) {
+        let Kubernetes { client, namespace } = &self.kubernetes;
+        operator::run(client.clone(), namespace, control, self.service.clone()).await;
     }
 }
 
@@ -104,6 +156,8 @@ pub struct Seat {
     pub election: Arc<dyn Election>,
     /// Who this is.
     pub candidate: Candidate,
+    /// What works beside it when it leads.
+    pub beside: Option<Beside>,
     /// How it behaves when it leads.
     pub options: Options,
     /// Where its gRPC services listen.
@@ -143,14 +197,14 @@ impl Sockets {
 impl Seat {
     /// Runs until SIGTERM or SIGINT.
     pub async fn run(self, mut signals: Signals) -> Done {
-        let Seat { election, candidate, options, listener, http } = self;
+        let Seat { election, candidate, beside, options, listener, http } = self;
         let mut sockets = Sockets { grpc: listener, http };
         loop {
             let (now, next) = sockets.again().map_err(Failure::failed)?;
             let Some(leadership) = stand_by(&election, &candidate, &options.access, now, &mut signals).await? else {
                 return Ok(());
             };
-            sockets = match reign(leadership, &candidate, &options, next, &mut signals).await? {
+            sockets = match reign(leadership, &candidate, beside.as_ref(), &options, next, &mut signals).await? {
                 End::Turned(sockets) => sockets,
                 End::Stopped => return Ok(()),
             };
@@ -200,6 +254,7 @@ async fn stand_by(
 async fn reign(
     leadership: Leadership,
     candidate: &Candidate,
+    beside: Option<&Beside>,
     options: &Options,
     sockets: Sockets,
     signals: &mut Signals,
@@ -248,7 +303,16 @@ async fn reign(
         control.resign().await;
         signalled
     };
-    let (served, signalled) = tokio::join!(served, watched);
+    let beside = async {
+        match beside {
+            Some(beside) => beside.run(control.clone()).await,
+            None => std::future::pending().await,
+        }
+    };
+    let (served, signalled) = tokio::select! {
+        done = async { tokio::join!(served, watched) } => done,
+        () = beside => return Err(Failure::failed("the operator ended")),
+    };
     served?;
     Ok(if signalled { End::Stopped } else { End::Turned(next) })
 }
@@ -259,12 +323,16 @@ mod tests {
 
     #[test]
     fn names_of_stores() {
-        for (text, shown) in
-            [("embedded", "embedded"), ("etcd://a:1", "etcd://a:1"), ("etcd://a:1,b:2/x", "etcd://a:1,b:2/x")]
-        {
+        for (text, shown) in [
+            ("embedded", "embedded"),
+            ("etcd://a:1", "etcd://a:1"),
+            ("etcd://a:1,b:2/x", "etcd://a:1,b:2/x"),
+            ("kubernetes", "kubernetes"),
+            ("kubernetes://mayastor", "kubernetes://mayastor"),
+        ] {
             assert_eq!(store(text).map(|s| s.to_string()).as_deref(), Ok(shown));
         }
-        for wrong in ["", "file", "etcd://", "etcd:a:1", "http://a:1"] {
+        for wrong in ["", "file", "etcd://", "etcd:a:1", "http://a:1", "kubernetes://"] {
             assert!(store(wrong).is_err(), "{wrong}");
         }
     }
