@@ -45,6 +45,15 @@ pub const PROTOCOLS: &[Package] = &[
     ("/usr/lib/x86_64-linux-gnu/qemu/block-iscsi.so", "qemu-block-extra"),
 ];
 
+/// What the API server stores into, and what makes its keys and a disk that is not ours. The API server is not in Debian.
+pub const KUBERNETES: &[Package] = &[
+    ("/usr/bin/etcd", "etcd-server"),
+    ("/usr/bin/openssl", "openssl"),
+    ("/usr/sbin/ip", "iproute2"),
+    ("/usr/bin/unshare", "util-linux"),
+    ("/usr/sbin/mkfs.ext4", "e2fsprogs"),
+];
+
 /// Programs for file systems.
 pub const CSI: &[Package] = &[
     ("/usr/sbin/mkfs.ext4", "e2fsprogs"),

@@ -34,6 +34,9 @@ pub struct Args {
     /// The CSI driver: csi-sanity, file systems, kills at every step (needs root and Go)
     #[arg(long)]
     csi: bool,
+    /// The operator and the Kubernetes store with a real API server, found through KUBEBUILDER_ASSETS (needs root)
+    #[arg(long)]
+    kubernetes: bool,
     /// Real processes under random faults, for 75 seconds
     #[arg(long)]
     chaos: bool,
@@ -85,6 +88,7 @@ pub fn run(args: &Args) -> Result<()> {
         suite(args.rest, packages::REST, Release, rest::run),
         suite(args.protocols, packages::PROTOCOLS, Release, || harness("protocols")),
         suite(args.csi, packages::CSI, Release, csi),
+        suite(args.kubernetes, packages::KUBERNETES, Release, kubernetes),
         suite(args.chaos, packages::CHAOS, Release, || {
             run_chaos(&Chaos { seconds: 75, seed: Option::None, defect: false })
         }),
@@ -136,6 +140,13 @@ fn harness(package: &str) -> Result<()> {
 fn csi() -> Result<()> {
     cargo(&["build", "--locked", "-p", "csitest"])?;
     let program = "target/debug/csitest";
+    if packages::is_root() { shell::run(program, &[]) } else { shell::run("sudo", &["-E", program]) }
+}
+
+/// It makes a network namespace.
+fn kubernetes() -> Result<()> {
+    cargo(&["build", "--locked", "-p", "kubernetes"])?;
+    let program = "target/debug/kubernetes";
     if packages::is_root() { shell::run(program, &[]) } else { shell::run("sudo", &["-E", program]) }
 }
 
