@@ -49,7 +49,7 @@ pub struct Records {
 pub enum Command {
     /// Make lost records anew from what the storage nodes hold
     #[command(after_help = recover::EXAMPLES)]
-    Recover(recover::Arguments),
+    Recover(Box<recover::Arguments>),
     /// Print the CustomResourceDefinitions for Kubernetes
     #[command(after_help = "Examples:
   mayastor control crds")]
@@ -152,7 +152,7 @@ pub async fn open(dir: &Path, options: Options) -> Result<Control, Failure> {
 /// Runs the role until SIGTERM or SIGINT.
 pub async fn run(arguments: Arguments, own: Credentials, output: &Output) -> Done {
     match arguments.command {
-        Some(Command::Recover(arguments)) => return recover::run(arguments, &own, output).await,
+        Some(Command::Recover(arguments)) => return recover::run(*arguments, &own, output).await,
         Some(Command::Crds) => return output::print(&operator::crds::yaml()),
         None => {}
     }
