@@ -24,6 +24,9 @@ use crate::store::election::{Candidate, Election};
 
 /// How often the store is asked who leads.
 const LOOK: Duration = Duration::from_secs(1);
+/// How long a connection is kept. Whoever came by one address for all control planes (a Service of Kubernetes, a balancer)
+/// finds the leader only with a new connection: on an old one an engine's ledgers would never be recorded.
+const AGE: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Clone)]
@@ -95,6 +98,8 @@ impl Standby {
         let Access { gate, tls, .. } = self.access.clone();
         tonic::transport::Server::builder()
             .tcp_nodelay(true)
+            .max_connection_age(AGE)
+            .max_connection_age_grace(AGE)
             .layer(GateLayer::new(gate))
             .add_routes(Routes::from(router).add_service(LeadershipServer::new(self.clone())))
             .serve_with_incoming_shutdown(Incoming::new(listener, tls), shutdown)
