@@ -34,7 +34,15 @@ fn finish(program: &str, args: &[&str], command: &mut Command) -> Result<()> {
     }
 }
 
-/// Runs cargo.
+/// Runs cargo. Without what `cargo xtask` says about this package: build scripts that look at it (ring's) would run again, and
+/// with them half of the release build, each time that somebody builds by hand in between.
 pub fn cargo(args: &[&str]) -> Result<()> {
-    run(&std::env::var("CARGO").unwrap_or_else(|_| "cargo".into()), args)
+    let program = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let mut command = Command::new(&program);
+    for (name, _) in std::env::vars() {
+        if name.starts_with("CARGO_PKG_") || name.starts_with("CARGO_MANIFEST_") {
+            command.env_remove(name);
+        }
+    }
+    finish(&program, args, command.args(args))
 }
