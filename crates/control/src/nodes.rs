@@ -17,7 +17,7 @@ use crate::state::{Cache, Fate};
 use crate::words;
 
 /// How many labels a node may have.
-const MOST_LABELS: usize = 64;
+pub(crate) const MOST_LABELS: usize = 64;
 
 fn unknown(id: &str) -> Status {
     Status::not_found(format!("there is no node {id}"))

@@ -47,5 +47,5 @@ pub(crate) fn check_larger(volume: &Volume, size: u64) -> Result<(), Status> {
         return Ok(());
     }
     let (name, has, asked) = (&volume.name, words::bytes(volume.size.0), words::bytes(size));
-    Err(Status::invalid_argument(format!("volume {name} has {has} and cannot shrink to {asked}")))
+    Err(Status::failed_precondition(format!("volume {name} has {has} and cannot shrink to {asked}")))
 }

@@ -431,7 +431,8 @@ impl v1::control_server::Control for Service {
         }
         if !self.wait(id, |v| v.is_none_or(|v| v.usable >= size)).await {
             let reason = words::volume(&self.inner, id).map(|v| v.reason).unwrap_or_default();
-            return Err(Status::unavailable(format!("volume {name} has not grown yet; it will: {reason}")));
+            // Not UNAVAILABLE: the wish is on record, and asking again is right while it is under way.
+            return Err(Status::aborted(format!("volume {name} has not grown yet; it will: {reason}")));
         }
         self.describe(id, &name)
     }

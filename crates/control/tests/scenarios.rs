@@ -243,7 +243,7 @@ fn a_volume_grows_replicas_first_and_what_cannot_be_is_said() {
         let again = client.resize_volume(resize(grown.size)).await.unwrap().into_inner();
         assert_eq!(again.usable, grown.size);
         for (size, code, word) in [
-            (made.size, Code::InvalidArgument, "shrink"),
+            (made.size, Code::FailedPrecondition, "shrink"),
             (grown.size + 1, Code::InvalidArgument, "4096"),
             (0, Code::InvalidArgument, "4096"),
             (1 << 49, Code::ResourceExhausted, "pool node-"),

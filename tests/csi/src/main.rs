@@ -103,7 +103,11 @@ async fn run(args: &Args) -> Result<bool> {
     }
     for (name, kind) in steps::KINDS {
         let name = format!("grown_{name}");
-        if wanted(&name) {
+        if name == "grown_ext4" && !may_resize_ext4() {
+            println!(
+                "test {name} ... SKIPPED: Linux lets only processes with CAP_SYS_RESOURCE make a mounted ext4 larger"
+            );
+        } else if wanted(&name) {
             let begin = Instant::now();
             let result = steps::grown(&mut cluster, kind).await;
             if !note(&name, begin, result) {
@@ -134,4 +138,11 @@ async fn run(args: &Args) -> Result<bool> {
     }
     println!("{passed} passed, {failed} failed");
     Ok(failed == 0 && passed > 0)
+}
+
+/// Whether this process has CAP_SYS_RESOURCE (number 24), which Linux asks for; root in a container may lack it.
+fn may_resize_ext4() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits >> 24 & 1 == 1)
 }

@@ -25,13 +25,15 @@ pub struct Body<T>(pub T);
 impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
     type Rejection = Problem;
     async fn from_request(request: axum::extract::Request, state: &S) -> Result<Body<T>, Problem> {
-        let read = Json::<T>::from_request(request, state).await;
-        read.map(|Json(value)| Body(value)).map_err(|e: JsonRejection| {
+        // An object, not a list of its fields' values, which serde would take as well.
+        let read = Json::<serde_json::Map<String, serde_json::Value>>::from_request(request, state).await;
+        let Json(object) = read.map_err(|e: JsonRejection| {
             // What the schema forbids is a bad request here, like what the control plane itself refuses.
             let status =
                 if e.status() == StatusCode::UNPROCESSABLE_ENTITY { StatusCode::BAD_REQUEST } else { e.status() };
             Problem::unreadable(status, e.body_text())
-        })
+        })?;
+        T::deserialize(serde_json::Value::Object(object)).map(Body).map_err(|e| Problem::invalid(e.to_string()))
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use api::{Word, v1};
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
+use utoipa::openapi::schema::{Array, ArrayBuilder, Object, ObjectBuilder, Type};
 
 /// How a node is.
 #[derive(Clone, Copy, Debug, Serialize, ToSchema)]
@@ -89,9 +90,11 @@ pub struct Node {
 pub struct Labels {
     /// Keys and values: 1 to 63 of a-z, A-Z, 0-9, '-', '_', '.' and '/'.
     #[serde(default)]
+    #[schema(schema_with = labels)]
     pub set: BTreeMap<String, String>,
     /// Keys.
     #[serde(default)]
+    #[schema(schema_with = keys)]
     pub remove: Vec<String>,
 }
 
@@ -349,6 +352,30 @@ fn whole<'de, D: Deserializer<'de>, T: TryFrom<u64>>(from: D) -> Result<T, D::Er
     fits.ok_or_else(|| serde::de::Error::custom(format!("{number} is not possible here: a whole number is needed")))
 }
 
+/// The characters of a label's key or value.
+const WORD: &str = "[a-zA-Z0-9._/-]{1,63}";
+
+fn word(pattern: String) -> ObjectBuilder {
+    ObjectBuilder::new().schema_type(Type::String).pattern(Some(pattern))
+}
+
+/// Labels by their keys.
+fn labels() -> Object {
+    let (key, value) = (word(format!("^{WORD}$")), word(format!("^{WORD}$")));
+    let object = ObjectBuilder::new().property_names(Some(key)).additional_properties(Some(value));
+    object.max_properties(Some(crate::nodes::MOST_LABELS)).build()
+}
+
+/// Keys of labels.
+fn keys() -> Array {
+    ArrayBuilder::new().items(word(format!("^{WORD}$"))).build()
+}
+
+/// Rules about labels: KEY or KEY:soft.
+fn rules() -> Array {
+    ArrayBuilder::new().items(word(format!("^{WORD}(:(soft|hard))?$"))).build()
+}
+
 /// A volume to be made.
 #[derive(Clone, Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -375,15 +402,19 @@ pub struct NewVolume {
     pub preferred_nodes: Vec<String>,
     /// Labels that nodes must have to hold a copy.
     #[serde(default)]
+    #[schema(schema_with = labels)]
     pub required_labels: BTreeMap<String, String>,
     /// Labels whose nodes are taken first.
     #[serde(default)]
+    #[schema(schema_with = labels)]
     pub preferred_labels: BTreeMap<String, String>,
     /// Keys of labels whose values differ between its copies; KEY:soft: if that is possible.
     #[serde(default)]
+    #[schema(schema_with = rules)]
     pub spread: Vec<String>,
     /// Keys of labels whose values are the same for all its copies; KEY:soft: if that is possible.
     #[serde(default)]
+    #[schema(schema_with = rules)]
     pub together: Vec<String>,
     /// Its identity; chosen when absent.
     #[serde(default)]
