@@ -92,7 +92,7 @@ pub struct Labels {
     #[serde(default)]
     #[schema(schema_with = labels)]
     pub set: BTreeMap<String, String>,
-    /// Keys.
+    /// Keys. One that is to be set, too, is set.
     #[serde(default)]
     #[schema(schema_with = keys)]
     pub remove: Vec<String>,

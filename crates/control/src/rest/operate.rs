@@ -71,8 +71,9 @@ pub async fn drain(State(rest): State<Rest>, In(node): In<String>) -> Answer<Nod
 pub async fn label(
     State(rest): State<Rest>,
     In(id): In<String>,
-    Body(Labels { set, remove }): Body<Labels>,
+    Body(Labels { set, mut remove }): Body<Labels>,
 ) -> Answer<Node> {
+    remove.retain(|key| !set.contains_key(key));
     let request = v1::SetNodeLabelsRequest { id, set, remove };
     Ok(Json(rest.service.set_node_labels(Request::new(request)).await?.into_inner().into()))
 }
