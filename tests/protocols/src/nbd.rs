@@ -170,6 +170,7 @@ fn fio(uri: &str) -> Result<()> {
             "--size=64m",
             "--iodepth=32",
             "--verify=crc32c",
+            "--verify_state_save=0",
             "--verify_fatal=1",
             "--do_verify=1",
             "--fsync=64",
